@@ -1,0 +1,109 @@
+"""An embedded Dask cluster on this machine, or a connection to one that exists."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crdist.errors import RunError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["available_cores", "available_memory", "connect", "local_client"]
+
+CONNECT_SECONDS = 15
+CLOSE_SECONDS = 10
+
+
+def available_cores() -> int:
+    """Cores that this process may use, containers' limits included."""
+    from dask.system import cpu_count
+
+    return max(1, int(cpu_count()))
+
+
+def available_memory() -> int:
+    """Memory that this process may use, containers' limits included, bytes."""
+    from distributed.system import memory_limit
+
+    return int(memory_limit())
+
+
+@contextmanager
+def local_client(workers: int, threads: int, worker_bytes: int) -> Iterator[Client]:
+    """A client of a cluster of ``workers`` processes with ``threads`` threads and ``worker_bytes`` of memory each.
+
+    Everything listens on the loopback interface; the diagnostic dashboard is off. When the driver dies, however it
+    does, its workers end too.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    settings = {
+        # a task that loses its worker is tried again; blocks are written whole or not at all
+        "distributed.scheduler.allowed-failures": 5,
+        # the memory of a worker is its source and the blocks at work: there is nothing to spill
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": 0.95,
+        "distributed.worker.memory.terminate": 0.98,
+        "distributed.comm.timeouts.connect": "60s",
+    }
+    # one block is one thread's work: libraries must not start threads of their own
+    pinned = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=threads,
+            memory_limit=worker_bytes,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=None,
+            silence_logs=logging.ERROR,
+            env=pinned,
+            local_directory=_scratch(),
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def connect(scheduler: str) -> Iterator[Client]:
+    """A client of an existing cluster, by the scheduler's address or the path of a scheduler file.
+
+    Raises
+    ------
+    RunError
+        If nothing answers, or the cluster has no workers.
+    """
+    from distributed import Client
+
+    as_file = Path(scheduler).is_file()
+    try:
+        client = Client(
+            **({"scheduler_file": scheduler} if as_file else {"address": scheduler}),
+            timeout=CONNECT_SECONDS,
+            set_as_default=False,
+        )
+    except (OSError, TimeoutError, ValueError) as error:
+        raise RunError(
+            f"scheduler {scheduler}: no answer within {CONNECT_SECONDS} s ({error}); is it running, and "
+            f"reachable from here?"
+        ) from error
+    with client:
+        if not client.nthreads():
+            raise RunError(f"scheduler {scheduler}: has no workers; start some and run the same command again")
+        yield client
+
+
+def _scratch() -> str | None:
+    """Folder for the workers' temporary files; Dask's default is the current folder's neighbour."""
+    return os.environ.get("TMPDIR") or "/tmp"

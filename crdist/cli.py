@@ -1,0 +1,322 @@
+"""The command line: one entry point, ``crdist``, for all stages."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from crdist import __version__
+from crdist.errors import CrdistError, RecipeError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="crdist",
+    help="Posterior samples of 3D Galactic fields in, every product with correct per-sample statistics out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A published map: FITS or .npz.")],
+    store: Annotated[Path, typer.Argument(help="Posterior store to create (Zarr).")],
+    layout: Annotated[str | None, typer.Option(help="Layout of the file; default: recognised.")] = None,
+    units: Annotated[str | None, typer.Option(help="Unit of the density, where the file does not say.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the variable, where the layout leaves it open.")] = None,
+) -> None:
+    """Turn a published map into a posterior store, streamed: memory stays below 1 GiB."""
+    from crdist.importers import import_map
+    from crdist.progress import reporting
+
+    with reporting("import") as update:
+        header = import_map(file, store, layout=layout, units=units, name=name, progress=update)
+    names = ", ".join(f"{variable.name} [{variable.units}]" for variable in header.variables)
+    print(
+        f"{store}: {header.n_sample} samples of {names} on nside {header.grid.nside} x {header.grid.n_shell} shells, "
+        f"{header.grid.edges_kpc[0]:g} to {header.grid.edges_kpc[-1]:g} kpc"
+    )
+
+
+@app.command()
+def pack(
+    source: Annotated[Path, typer.Argument(help="A posterior store, such as one that an inference appended to.")],
+    target: Annotated[Path, typer.Argument(help="Posterior store to create.")],
+) -> None:
+    """Rewrite a posterior with all samples of a cell together, which is what a regrid reads fastest."""
+    from crdist.store import pack as pack_store
+
+    header = pack_store(source, target)
+    print(f"{target}: {header.n_sample} samples packed")
+
+
+@app.command()
+def post(
+    posterior: Annotated[Path, typer.Argument(help="Posterior store.")],
+    products: Annotated[Path, typer.Argument(help="Products store to create, or to continue.")],
+    recipe: Annotated[Path | None, typer.Option("--recipe", "-r", help="Recipe (YAML); see 'crdist recipe'.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", help="Override a key: grid.voxel=0.05; may be repeated."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes; each reads the source once.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of each worker; default: all cores over the workers.")
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Memory of the whole run, such as 4GiB; default: 80 % of what there is."),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address (tcp://...) or file of a Dask scheduler to use instead.")
+    ] = None,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compute every product of a recipe from a posterior. Killed? Run the same command again: it continues."""
+    from contextlib import ExitStack
+
+    from crdist.progress import reporting
+    from crdist_cluster import connect, local_client
+    from crdist_postproc.plan import plan_run
+    from crdist_postproc.recipe import Recipe
+    from crdist_postproc.run import Step, execute
+
+    wanted = Recipe.default() if recipe is None else Recipe.from_yaml(recipe)
+    if settings:
+        wanted = wanted.with_overrides(settings)
+    plan = plan_run(str(posterior), wanted)
+    local = _local_workers(workers, threads, memory)
+    with ExitStack() as stack:
+        client = None
+        if scheduler is not None:
+            client = stack.enter_context(connect(scheduler))
+            local = _remote_workers(client)
+        if plan_only:
+            _print_plan(plan, local, as_json)
+            plan.check(local)
+            return
+        plan.check(local)
+        update = stack.enter_context(reporting("post"))
+        if client is None:
+            client = stack.enter_context(local_client(local.processes, local.threads, local.process_bytes))
+
+        def progress(step: Step) -> None:
+            update(step.done, step.total, f"block {step.blocks_done} of {step.n_block}, {step.product}")
+
+        report = execute(plan, products, client=client, progress=progress)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "products": str(report.path),
+                    "blocks_computed": report.blocks_computed,
+                    "blocks_found": report.blocks_found,
+                    "seconds": round(report.seconds, 3),
+                    "bytes_written": report.bytes_written,
+                }
+            )
+        )
+        return
+    found = f" ({report.blocks_found} found done)" if report.blocks_found else ""
+    names = ", ".join(product.name for product in plan.products)
+    print(f"{products}: {names}; {report.blocks_computed} blocks{found} in {report.seconds:.1f} s")
+
+
+@app.command("recipe")
+def recipe_(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe to check and print in full.")] = None,
+) -> None:
+    """Print the default recipe with its comments, to start one's own from; or check one and print it in full."""
+    from importlib import resources
+
+    import yaml
+
+    from crdist_postproc.recipe import Recipe
+
+    if recipe is None:
+        print((resources.files("crdist_postproc") / "recipes" / "default.yaml").read_text(), end="")
+    else:
+        print(
+            yaml.safe_dump(Recipe.from_yaml(recipe).to_dict(), sort_keys=False, default_flow_style=None),
+            end="",
+        )
+
+
+@app.command()
+def info(store: Annotated[Path, typer.Argument(help="A posterior or products store.")], as_json: Json = False) -> None:
+    """Say what a store holds."""
+    from crdist.describe import describe, render
+
+    content = describe(store)
+    if as_json:
+        print(json.dumps(content, indent=1))
+    else:
+        render(content)
+
+
+@app.command()
+def check(store: Annotated[Path, typer.Argument(help="A posterior or products store.")], as_json: Json = False) -> None:
+    """Read a whole store: schema, checksums, completeness. Names each bad chunk."""
+    from crdist.check import check_store
+    from crdist.progress import reporting
+
+    with reporting("check") as update:
+        problems = check_store(store, progress=update)
+    if as_json:
+        print(json.dumps([str(problem) for problem in problems], indent=1))
+    elif problems:
+        for problem in problems:
+            print(problem)
+        print(f"{store}: {len(problems)} problem{'s' * (len(problems) > 1)}")
+    else:
+        print(f"{store}: sound")
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Folder to create.")] = Path("demo"),
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: all cores.")] = None,
+    memory: Annotated[str, typer.Option(help="Memory of the whole run.")] = "3GiB",
+) -> None:
+    """A synthetic galaxy's posterior in a published layout: import, post, and a figure of the result."""
+    from crdist.demo import run_demo
+
+    figure = run_demo(folder, _local_workers(1, threads, memory))
+    print(f"figure: {figure}")
+
+
+def main() -> None:
+    """Run the command line: an error is one line, its traceback goes to the log.
+
+    Exit status 0: done. 1: an error, or problems found. 2: the command line itself is wrong. 130: interrupted.
+    """
+    debug = "--debug" in sys.argv[1:]
+    try:
+        app()
+    except (CrdistError, OSError) as error:
+        if debug:
+            raise
+        text = str(error) if isinstance(error, CrdistError) else _os_error(error)
+        print(f"crdist: error: {text}", file=sys.stderr)
+        _log_traceback()
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("crdist: interrupted; what is finished is kept", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        where = _log_traceback()
+        print(
+            f"crdist: error: this should not happen ({type(error).__name__}: {error}); "
+            f"please report it with the traceback in {where}",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+def _local_workers(workers: int, threads: int | None, memory: str | None) -> Any:
+    from crdist_cluster import available_cores, available_memory
+    from crdist_postproc.plan import Workers, parse_bytes
+
+    n_bytes = int(0.8 * available_memory()) if memory is None else parse_bytes(memory)
+    if n_bytes > available_memory():
+        raise RecipeError(
+            f"--memory {memory} is more than this machine has ({available_memory() / 1024**3:.1f}GiB); give less"
+        )
+    return Workers(workers, threads or max(1, available_cores() // workers), n_bytes)
+
+
+def _remote_workers(client: Any) -> Any:
+    from crdist_postproc.plan import Workers
+
+    found = client.scheduler_info(n_workers=-1)["workers"].values()
+    return Workers(
+        len(found),
+        max(worker["nthreads"] for worker in found),
+        min(worker["memory_limit"] for worker in found),
+        local=False,
+    )
+
+
+def _print_plan(plan: Any, workers: Any, as_json: bool) -> None:
+    data = plan.to_dict(workers)
+    if as_json:
+        print(json.dumps(data, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from crdist_postproc.plan import format_bytes
+
+    table = Table(title=f"{data['quantity']} of {data['posterior']}, {data['n_sample']} samples")
+    for name in ("product", "kind", "shape", "blocks", "million voxel-samples", "written", "memory a block"):
+        table.add_column(name, justify="left" if name in ("product", "kind") else "right")
+    for product in data["products"]:
+        table.add_row(
+            product["name"],
+            product["kind"],
+            " x ".join(map(str, product["shape"])),
+            str(product["blocks"]),
+            f"{product['voxel_samples'] / 1e6:.1f}",
+            format_bytes(product["bytes_written"]),
+            format_bytes(product["block_bytes"]),
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{data['tasks']} tasks on {workers.processes} worker(s) x {workers.threads} threads; reads "
+        f"{format_bytes(data['bytes_read_per_worker'])} a worker, writes {format_bytes(data['bytes_written'])}; "
+        f"peak memory "
+        f"{format_bytes(data['peak_bytes_per_worker'])} a worker of {format_bytes(data['memory_bytes_per_worker'])}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _os_error(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
+def _log_traceback() -> Path:
+    """Append the current traceback to the user's log; a run has its own log, beside its store."""
+    state = Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state"))
+    path = state / "crdist" / "crdist.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(f"crdist {__version__}: {' '.join(sys.argv)}\n{traceback.format_exc()}\n")
+    except OSError:
+        logging.getLogger("crdist").debug("cannot write %s", path)
+    return path
+
+
+if __name__ == "__main__":
+    main()

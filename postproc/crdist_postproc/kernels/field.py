@@ -1,0 +1,202 @@
+"""The samples as the kernels read them, and the tables that find a cell."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from crdist.errors import GridError
+from crdist.grids import SphericalGrid
+
+__all__ = ["Field", "Inner", "Method", "ValueSpace", "lanes_for", "padded_samples"]
+
+Method = Literal["linear", "nearest"]
+ValueSpace = Literal["linear", "log"]
+Inner = Literal["extend", "exclude"]
+
+LANES = (4, 8, 12, 16)
+"""Samples that one vector instruction of the kernels handles; a compiled version exists for each."""
+
+MAX_RADIAL_BINS = 1 << 20
+
+UNIFORM_TOLERANCE = 1e-9
+"""Shell centres count as evenly spaced in ln(distance) if none is off by more than this part of a spacing."""
+
+# Places in Field.layout
+NSIDE, N_SHELL, N_PADDED, N_KNOT, LAST_KNOT, SHELL_TABLE, LOOKUP, N_BIN, UNIFORM, NEAREST, EXTEND, LOG = range(12)
+# Places in Field.radial
+FIRST_KNOT, PER_UNIT, R2_INNER, R2_OUTER = range(4)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Field:
+    """Samples on a spherical grid, laid out for the kernels.
+
+    Build it with `Field.from_samples`, or fill `Field.empty_values` piecewise (rows in RING order) and call
+    `Field.from_values`.
+    """
+
+    values: npt.NDArray[np.float32]
+    """Samples, shape (n_pixel, n_shell, n_padded), pixels in RING order, zero in the padding."""
+    n_sample: int
+    """Number of samples before padding."""
+    lanes: tuple[float, ...]
+    """As many numbers as samples go through one instruction: its length selects the compiled kernel."""
+    tables: npt.NDArray[np.float64]
+    """Colatitudes of the rings, shell table (ln of a knot, inverse spacing) and shell look-up, one after the other."""
+    layout: npt.NDArray[np.int64]
+    """Sizes, starts of the tables and choices, at the places named above."""
+    radial: npt.NDArray[np.float64]
+    """ln of the first knot, bins per unit of ln(distance), inner and outer edge squared [kpc^2]."""
+
+    @classmethod
+    def from_samples(
+        cls,
+        samples: npt.NDArray[np.floating],
+        grid: SphericalGrid,
+        *,
+        method: Method = "linear",
+        value_space: ValueSpace = "linear",
+        inner: Inner = "extend",
+    ) -> Field:
+        """Lay out samples of shape (n_pixel, n_shell, n_sample), pixels in the grid's order."""
+        expected = (grid.n_pixel, grid.n_shell)
+        if samples.ndim != 3 or samples.shape[:2] != expected:
+            raise GridError(f"samples must have shape {(*expected, 'n_sample')}, got {samples.shape}")
+        values = cls.empty_values(grid, samples.shape[2])
+        rows = ring_rows(grid, np.arange(grid.n_pixel))
+        values[rows, :, : samples.shape[2]] = samples
+        return cls.from_values(values, samples.shape[2], grid, method=method, value_space=value_space, inner=inner)
+
+    @staticmethod
+    def empty_values(grid: SphericalGrid, n_sample: int) -> npt.NDArray[np.float32]:
+        """An array of the padded shape, zero, to be filled in RING order."""
+        return np.zeros((grid.n_pixel, grid.n_shell, padded_samples(n_sample)), dtype=np.float32)
+
+    @classmethod
+    def from_values(
+        cls,
+        values: npt.NDArray[np.float32],
+        n_sample: int,
+        grid: SphericalGrid,
+        *,
+        method: Method = "linear",
+        value_space: ValueSpace = "linear",
+        inner: Inner = "extend",
+    ) -> Field:
+        """Take over an array from `empty_values` (it is changed in place).
+
+        A cell that is NaN in one sample is NaN in all: a statistic over fewer samples here than there would not be
+        comparable. In value space ``log`` the samples become their logarithms.
+
+        Raises
+        ------
+        GridError
+            If a sample is not positive where its logarithm is asked for.
+        """
+        _normalise(values, n_sample, value_space)
+        rings = _ring_colatitudes(grid.nside)
+        # A nearest cell is found by its edges, an interpolated one by the centres around it.
+        knots = np.log(grid.edges[:-1] if method == "nearest" else grid.centres)
+        spacing = np.diff(knots)
+        shells = np.zeros((knots.size, 2))
+        shells[:, 0] = knots
+        if method == "linear":
+            shells[:-1, 1] = 1.0 / spacing
+        uniform = spacing.size > 0 and bool(np.ptp(spacing) < UNIFORM_TOLERANCE * spacing.min())
+        lookup, per_unit = _lookup(knots)
+        if uniform:
+            per_unit = (knots.size - 1) / (knots[-1] - knots[0])
+        # the last shell from which one interpolates, or that may hold a point
+        last_knot = knots.size - 1 if method == "nearest" else max(knots.size - 2, 0)
+        layout = np.zeros(12, dtype=np.int64)
+        layout[[NSIDE, N_SHELL, N_PADDED]] = grid.nside, grid.n_shell, values.shape[2]
+        layout[[N_KNOT, LAST_KNOT, N_BIN]] = knots.size, last_knot, lookup.size
+        layout[[SHELL_TABLE, LOOKUP]] = rings.size, rings.size + shells.size
+        layout[[UNIFORM, NEAREST, EXTEND, LOG]] = (
+            uniform,
+            method == "nearest",
+            inner == "extend",
+            value_space == "log",
+        )
+        return cls(
+            values=values,
+            n_sample=n_sample,
+            lanes=(0.0,) * lanes_for(n_sample),
+            tables=np.concatenate([rings, shells.ravel(), lookup]),
+            layout=layout,
+            radial=np.array([knots[0], per_unit, grid.edges[0] ** 2, grid.edges[-1] ** 2]),
+        )
+
+
+def lanes_for(n_sample: int) -> int:
+    """Width of the vectors for a number of samples: the one that needs least work, padding included."""
+    # A vector costs about half as much again as its length suggests: the loads' addresses are per vector.
+    return min(LANES, key=lambda width: -(-n_sample // width) * (width + 6))
+
+
+def padded_samples(n_sample: int) -> int:
+    """Number of samples rounded up to whole vectors."""
+    width = lanes_for(n_sample)
+    return -(-n_sample // width) * width
+
+
+def ring_rows(grid: SphericalGrid, pixels: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    """RING indices of pixels given in the grid's own order."""
+    if grid.ordering == "ring":
+        return pixels
+    import healpy
+
+    return np.asarray(healpy.nest2ring(grid.nside, pixels))
+
+
+def _normalise(values: npt.NDArray[np.float32], n_sample: int, value_space: ValueSpace) -> None:
+    """Spread NaN over the samples of a cell and take logarithms, a slab of pixels at a time."""
+    slab = max(1, (32 << 20) // max(1, values[0].nbytes))
+    for first in range(0, values.shape[0], slab):
+        part = values[first : first + slab, :, :n_sample]
+        masked = np.asarray(np.isnan(part).any(axis=-1))
+        if value_space == "log":
+            bad = ~(part > 0) & ~masked[:, :, None]
+            if bad.any():
+                value = float(part[bad][0])
+                raise GridError(
+                    f"value_space 'log' needs positive samples, got {value:g} (and {int(bad.sum()) - 1} more like it); "
+                    "use value_space 'linear'"
+                )
+            np.log(part, out=part, where=~masked[:, :, None])
+        if masked.any():
+            part[masked] = np.nan
+
+
+def _ring_colatitudes(nside: int) -> npt.NDArray[np.float64]:
+    """Colatitude of rings 0 .. 4 nside; 0 and 4 nside are the poles.
+
+    Ring geometry of Gorski et al. 2005, ApJ 622, 759, section 5.
+    """
+    ring = np.arange(2 * nside + 1)
+    # 2 asin is exact near the poles, where acos is not
+    cap = 2.0 * np.arcsin(np.minimum(ring / (math.sqrt(6.0) * nside), 1.0))
+    belt = np.arccos(np.clip((2 * nside - ring) * 2.0 / (3.0 * nside), -1.0, 1.0))
+    north = np.where(ring < nside, cap, belt)
+    return np.concatenate([north, math.pi - north[-2::-1]])
+
+
+def _lookup(knots: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], float]:
+    """For equal bins of ln(distance), the last knot at or below the bin's start.
+
+    Bins are narrower than the closest two knots, so that one comparison finishes the search.
+    """
+    if knots.size == 1:
+        return np.zeros(2), 0.0
+    span = knots[-1] - knots[0]
+    n_bin = min(int(span / np.diff(knots).min() * 1.001) + 2, MAX_RADIAL_BINS)
+    if n_bin == MAX_RADIAL_BINS:
+        raise GridError("the thinnest shell is less than a millionth of the radial range; merge thin shells")
+    per_unit = n_bin / span
+    starts = knots[0] + np.arange(n_bin + 1) / per_unit
+    return (np.searchsorted(knots, starts, side="right") - 1).clip(0, knots.size - 1).astype(np.float64), per_unit

@@ -1,0 +1,236 @@
+"""Regrid, project and slice lazily: xarray in, xarray out, nothing computed until asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from crdist.errors import GridError, SchemaError
+from crdist.grids import Axis, CartesianGrid, SphericalGrid
+from crdist.schema import POSTERIOR_DIMS
+from crdist.units import integral_unit
+from crdist_postproc.kernels.field import Field, Inner, Method, ValueSpace
+from crdist_postproc.kernels.rows import fill_rows, sum_rows
+from crdist_postproc.products.base import Block, in_tile, tile_rows, tiles
+
+__all__ = ["project", "regrid", "slice_plane", "spherical_grid_of"]
+
+AxisName = Literal["x", "y", "z"]
+
+
+def regrid(
+    samples: xr.DataArray,
+    grid: CartesianGrid,
+    *,
+    method: Method = "linear",
+    value_space: ValueSpace = "linear",
+    inner: Inner = "extend",
+) -> xr.DataArray:
+    """The samples at the voxel centres of a Cartesian grid, lazily.
+
+    Parameters
+    ----------
+    samples : DataArray, dims (pixel, shell[, sample])
+        A variable of ``crdist.open_posterior``, or anything computed from one that keeps its coordinates.
+    grid : CartesianGrid
+        Voxels and frame.
+    method : {"linear", "nearest"}
+        ``linear``: HEALPix' bilinear interpolation times linear interpolation in ln(distance) between shell centres.
+        From the first edge to the first centre the first shell's value, from the last centre to the last edge the
+        last shell's. ``nearest``: the value of the cell that contains the point.
+    value_space : {"linear", "log"}
+        Interpolate the values or their logarithms.
+    inner : {"extend", "exclude"}
+        Inside the first edge: the first shell's value, or NaN.
+
+    Returns
+    -------
+    DataArray of float32, dims (x, y, z, sample), lazy
+        NaN outside the data; units as given.
+
+    Raises
+    ------
+    GridError, SchemaError
+        If the samples lack the coordinates that tell their grid.
+    """
+    blocks = tiles("regrid", grid.shape[:2], grid.z.n * _n_sample(samples), 8 * grid.z.n * _n_sample(samples))
+
+    def values(field: Field, block: Block) -> npt.NDArray[np.float32]:
+        starts, step, order = tile_rows(grid, "z", block)
+        return in_tile(fill_rows(field, starts, step, grid.z.n), order, block.shape)
+
+    data = _blockwise(samples, blocks, values, (grid.z.n,), np.float32, method, value_space, inner)
+    return _wrap(data, samples, grid, ("x", "y", "z"), {})
+
+
+def project(
+    samples: xr.DataArray,
+    grid: CartesianGrid,
+    axis: AxisName = "z",
+    *,
+    method: Method = "linear",
+    value_space: ValueSpace = "linear",
+    inner: Inner = "extend",
+) -> xr.DataArray:
+    """The samples integrated along an axis of a Cartesian grid, lazily and without a volume.
+
+    Parameters
+    ----------
+    samples, grid, method, value_space, inner
+        As for `regrid`. Space outside the data adds nothing; a column wholly outside is NaN.
+    axis : {"x", "y", "z"}
+
+    Returns
+    -------
+    DataArray of float64, dims (the two other axes, sample), lazy
+        In the integral's unit: cm-2 for a density in cm-3. Take statistics over ``sample`` of this, not before.
+    """
+    across = [name for name in "xyz" if name != axis]
+    plane = (grid.axis(across[0]).n, grid.axis(across[1]).n)
+    depth = grid.axis(axis).n
+    units, factor = integral_unit(_units(samples))
+    blocks = tiles("project", plane, depth * _n_sample(samples), 16 * _n_sample(samples))
+
+    def values(field: Field, block: Block) -> npt.NDArray[np.float64]:
+        starts, step, order = tile_rows(grid, axis, block)
+        total, count = sum_rows(field, starts, step, depth)
+        total[count == 0] = np.nan
+        return in_tile(total * (grid.axis(axis).step * factor), order, block.shape)
+
+    data = _blockwise(samples, blocks, values, (), np.float64, method, value_space, inner)
+    limits = [grid.axis(axis).lower_kpc, grid.axis(axis).upper_kpc]
+    name = f"{_long_name(samples)} integrated over {axis}"
+    return _wrap(
+        data,
+        samples,
+        grid,
+        tuple(across),
+        {"units": units, "long_name": name, "axis": axis, "limits_kpc": limits},
+    )
+
+
+def slice_plane(
+    samples: xr.DataArray,
+    grid: CartesianGrid,
+    axis: AxisName = "z",
+    at_kpc: float = 0.0,
+    *,
+    method: Method = "linear",
+    value_space: ValueSpace = "linear",
+    inner: Inner = "extend",
+) -> xr.DataArray:
+    """The samples in the plane ``axis = at_kpc``, at the places of the grid's voxel centres in it, lazily.
+
+    Returns
+    -------
+    DataArray of float32, dims (the two other axes, sample), lazy
+    """
+    half = 0.5 * grid.axis(axis).step
+    planes = {name: grid.axis(name) for name in "xyz"} | {axis: Axis(at_kpc - half, at_kpc + half, 1)}
+    plane = CartesianGrid(planes["x"], planes["y"], planes["z"], grid.frame)
+    volume = regrid(samples, plane, method=method, value_space=value_space, inner=inner)
+    return volume.isel({axis: 0}).assign_coords({axis: at_kpc})
+
+
+def spherical_grid_of(samples: xr.DataArray) -> SphericalGrid:
+    """The grid of samples, from their coordinates.
+
+    Raises
+    ------
+    SchemaError
+        If a coordinate is missing.
+    GridError
+        If the coordinates are no grid, or some pixels or shells were dropped.
+    """
+    if not {"pixel", "shell"} <= set(samples.dims):
+        raise SchemaError(f"samples have dims {POSTERIOR_DIMS}, got {samples.dims}")
+    missing = {"cell_ids", "distance", "distance_lower", "distance_upper"} - set(samples.coords)
+    if missing:
+        raise SchemaError(
+            f"samples lack the coordinates {', '.join(sorted(missing))}; take them from crdist.open_posterior(...)"
+        )
+    cells = samples.coords["cell_ids"]
+    lower, upper = (np.asarray(samples.coords[f"distance_{side}"]) for side in ("lower", "upper"))
+    if not np.array_equal(lower[1:], upper[:-1]):
+        raise GridError("samples must keep all shells of their grid, in order")
+    grid = SphericalGrid(
+        nside=2 ** int(cells.attrs["level"]),
+        edges_kpc=(*lower.tolist(), float(upper[-1])),
+        centres_kpc=tuple(np.asarray(samples.coords["distance"]).tolist()),
+        ordering=cells.attrs["indexing_scheme"],
+    )
+    if samples.sizes["pixel"] != grid.n_pixel:
+        raise GridError(f"samples must keep all {grid.n_pixel} pixels of their grid, got {samples.sizes['pixel']}")
+    return grid
+
+
+def _blockwise(
+    samples: xr.DataArray,
+    blocks: tuple[Block, ...],
+    values: Callable[[Field, Block], npt.NDArray[Any]],
+    depth: tuple[int, ...],
+    dtype: Any,
+    method: Method,
+    value_space: ValueSpace,
+    inner: Inner,
+) -> Any:
+    """A Dask array of tiles, each computed from the whole field, which is laid out once."""
+    import dask
+    import dask.array as da
+
+    grid = spherical_grid_of(samples)
+    ordered = samples.expand_dims("sample", axis=-1) if "sample" not in samples.dims else samples
+    array = ordered.transpose(*POSTERIOR_DIMS).data
+    n_sample = array.shape[-1]
+    field = dask.delayed(Field.from_samples, pure=True)(
+        array, grid, method=method, value_space=value_space, inner=inner
+    )
+    columns: dict[int, list[Any]] = {}
+    for block in blocks:
+        tile = dask.delayed(values, pure=False)(field, block)
+        part = da.from_delayed(tile, (*block.shape, *depth, n_sample), dtype=dtype)
+        columns.setdefault(block.bounds[0][0], []).append(part)
+    return da.concatenate([da.concatenate(parts, axis=1) for parts in columns.values()], axis=0)
+
+
+def _wrap(
+    data: Any, samples: xr.DataArray, grid: CartesianGrid, dims: tuple[str, ...], attrs: dict[str, Any]
+) -> xr.DataArray:
+    coords: dict[str, Any] = {}
+    for name in dims:
+        coords[name] = (
+            name,
+            grid.axis(name).centres,
+            {"units": "kpc", "long_name": f"{grid.frame.name} {name}"},
+        )
+    if "sample" in samples.coords:
+        coords["sample"] = samples.coords["sample"]
+    kept = {key: samples.attrs[key] for key in ("units", "long_name") if key in samples.attrs}
+    result = xr.DataArray(
+        data,
+        dims=(*dims, "sample"),
+        coords=coords if "sample" in samples.dims else {k: v for k, v in coords.items() if k != "sample"},
+        name=samples.name,
+        attrs={**kept, **attrs, "frame": grid.frame.to_dict()},
+    )
+    return result if "sample" in samples.dims else result.isel(sample=0)
+
+
+def _n_sample(samples: xr.DataArray) -> int:
+    return int(samples.sizes.get("sample", 1))
+
+
+def _units(samples: xr.DataArray) -> str:
+    if "units" not in samples.attrs:
+        raise SchemaError(
+            f"samples {samples.name!r} have no attribute 'units'; set samples.attrs['units'], such as 'cm-3'"
+        )
+    return str(samples.attrs["units"])
+
+
+def _long_name(samples: xr.DataArray) -> str:
+    return str(samples.attrs.get("long_name", samples.name or "density"))

@@ -1,0 +1,269 @@
+"""The products store: created whole and empty, filled block by block, declared complete at the end.
+
+Every array is cut so that one block is one file. A block's files are flushed to the disk before its record is
+written, so a block with a record is there whatever was killed, and one without is computed again, to the same bits.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import Crc32cCodec
+
+from crdist.durable import DurableStore, remove_partial_files, write_durably
+from crdist.errors import RunError, SchemaError
+from crdist.schema import PRODUCTS_SCHEMA, SCHEMA_VERSION, open_group
+from crdist.store import new_store
+from crdist_postproc.products.base import ArraySpec, Block, BlockResult, Coordinate, Product
+
+__all__ = [
+    "RunFolder",
+    "create_products",
+    "declare_complete",
+    "finished_blocks",
+    "read_partial",
+    "write_block",
+    "write_last_step",
+]
+
+Array = npt.NDArray[Any]
+LAST_STEP = "last"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The folder beside a products store: records of finished blocks, log, recipe, timings."""
+
+    store: Path
+
+    @property
+    def path(self) -> Path:
+        """``PRODUCTS.run`` beside the store."""
+        return self.store.with_name(self.store.name + ".run")
+
+    @property
+    def done(self) -> Path:
+        """Records of finished blocks."""
+        return self.path / "done"
+
+    @property
+    def log(self) -> Path:
+        """The run's log."""
+        return self.path / "run.log"
+
+    def record(self, product: str, block: str) -> Path:
+        """The record of a block, or of a product's last step."""
+        return self.done / f"{product}--{block}.npz"
+
+    def prepare(self) -> None:
+        """Create the folders."""
+        self.done.mkdir(parents=True, exist_ok=True)
+
+    def forget(self) -> None:
+        """Remove the records of an earlier store of this name."""
+        for record in self.done.glob("*.npz"):
+            record.unlink()
+
+    def clean(self) -> None:
+        """Remove what killed writers left half-written, here and in the store."""
+        remove_partial_files(self.path)
+        remove_partial_files(self.store)
+
+
+def create_products(path: Path, products: Sequence[Product], attributes: Mapping[str, Any]) -> None:
+    """Create a products store with every array in place and empty, under a name of its own until it is whole.
+
+    Parameters
+    ----------
+    path : Path
+        Folder to create.
+    products : sequence of Product
+        One group each.
+    attributes : mapping
+        Root attributes: frame, recipe, quantity, provenance; plain data.
+
+    Raises
+    ------
+    StoreExistsError
+        If the folder exists.
+    """
+    with new_store(path) as folder:
+        root = zarr.create_group(
+            DurableStore(folder),
+            attributes={
+                "schema": PRODUCTS_SCHEMA,
+                "schema_version": SCHEMA_VERSION,
+                "status": "running",
+                **attributes,
+            },
+        )
+        for product in products:
+            coordinates = product.coordinates()
+            extra = [item.name for item in coordinates if item.name not in item.dims]
+            group = root.create_group(
+                product.name,
+                attributes={
+                    "kind": product.kind,
+                    "quantity": product.quantity.name,
+                    "n_sample": product.quantity.n_sample,
+                    "frame": product.frame.to_dict(),
+                    **product.attributes(),
+                    **({"coordinates": " ".join(extra)} if extra else {}),
+                },
+            )
+            for coordinate in coordinates:
+                _create_coordinate(group, coordinate)
+            for spec in product.arrays():
+                _create_array(group, spec)
+        _consolidate(folder)
+
+
+def write_block(folder: RunFolder, product: Product, block: Block, result: BlockResult) -> int:
+    """Write the files of a block, then its record; return the number of bytes.
+
+    Raises
+    ------
+    RunError
+        If the block is not exactly one file of an array: a part of one would erase the rest.
+    """
+    n_bytes = 0
+    for name, values in result.arrays.items():
+        n_bytes += _write_region(folder.store, product, name, block, values)
+    write_durably(folder.record(product.name, block.name), _pack(result.partial))
+    return n_bytes
+
+
+def write_last_step(folder: RunFolder, product: Product, arrays: Mapping[str, Array]) -> None:
+    """Write the arrays that needed all blocks of a product, then the record of that."""
+    for name, values in arrays.items():
+        stored = _open(folder.store, product.name, name)
+        stored[...] = np.asarray(values, dtype=stored.dtype)
+    write_durably(folder.record(product.name, LAST_STEP), _pack({}))
+
+
+def finished_blocks(folder: RunFolder, product: Product) -> tuple[set[int], bool]:
+    """The indices of the blocks that are done, and whether the last step is.
+
+    A record counts if all files of its block are there, too.
+    """
+    done = set()
+    # what the blocks write; small arrays of the last step have a file of their own
+    for block in product.blocks():
+        if folder.record(product.name, block.name).exists() and all(
+            path.exists() for path in _block_files(folder.store, product, block)
+        ):
+            done.add(block.index)
+    last = folder.record(product.name, LAST_STEP).exists()
+    return done, last and len(done) == len(product.blocks())
+
+
+def read_partial(folder: RunFolder, product: Product, block: Block) -> dict[str, Array]:
+    """What a finished block left for the last step."""
+    with np.load(folder.record(product.name, block.name)) as record:
+        return {name: record[name] for name in record.files}
+
+
+def declare_complete(path: Path) -> None:
+    """Say in the root attributes that every block is there."""
+    root = zarr.open_group(DurableStore(path), mode="r+", use_consolidated=False)
+    root.attrs["status"] = "complete"
+    _consolidate(path)
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """Root attributes of a products store.
+
+    Raises
+    ------
+    SchemaError
+        If it is something else.
+    """
+    return open_group(path, PRODUCTS_SCHEMA).attrs.asdict()
+
+
+def _create_array(group: zarr.Group, spec: ArraySpec) -> None:
+    group.create_array(
+        spec.name,
+        shape=spec.shape,
+        dtype="float64" if spec.name.startswith(("total_", "fit_", "mass_")) else "float32",
+        chunks=spec.inner_chunks or spec.chunks,
+        shards=spec.chunks if spec.inner_chunks else None,
+        compressors=[Crc32cCodec()],
+        fill_value=np.nan,
+        dimension_names=spec.dims,
+        attributes={"units": spec.units, "long_name": spec.long_name},
+        config={"write_empty_chunks": True},
+    )
+
+
+def _create_coordinate(group: zarr.Group, coordinate: Coordinate) -> None:
+    array = group.create_array(
+        coordinate.name,
+        shape=coordinate.values.shape,
+        dtype=coordinate.values.dtype,
+        chunks=coordinate.values.shape,
+        dimension_names=coordinate.dims,
+        attributes=dict(coordinate.attrs),
+        config={"write_empty_chunks": True},
+    )
+    array[...] = coordinate.values
+
+
+def _write_region(store: Path, product: Product, name: str, block: Block, values: Array) -> int:
+    stored = _open(store, product.name, name)
+    files = stored.shards or stored.chunks
+    for (start, stop), size, whole in zip(block.bounds, files, stored.shape, strict=False):
+        if start % size or stop != min(start + size, whole):
+            raise RunError(
+                f"{store}/{product.name}/{name}: block {block.name} covers {start} to {stop} of an axis of "
+                f"{whole} that is "
+                f"stored in files of {size}; a block must be exactly one file"
+            )
+    values = np.ascontiguousarray(values, dtype=stored.dtype)
+    stored[block.region] = values
+    return values.nbytes
+
+
+def _block_files(store: Path, product: Product, block: Block) -> list[Path]:
+    """The files that a block writes."""
+    if block.kind == "native" and product.kind != "sky":
+        return []
+    last_only = product.kind in ("radial", "vertical")
+    found = []
+    for spec in () if last_only else product.arrays():
+        if spec.dims[: len(product.dims)] != product.dims:
+            continue
+        index = [start // size for (start, _), size in zip(block.bounds, spec.chunks, strict=False)]
+        index += [0] * (len(spec.shape) - len(index))
+        found.append(store / product.name / spec.name / "c" / "/".join(map(str, index)))
+    return found
+
+
+def _open(store: Path, product: str, name: str) -> zarr.Array[Any]:
+    try:
+        return zarr.open_array(
+            DurableStore(store), path=f"{product}/{name}", mode="r+", config={"write_empty_chunks": True}
+        )
+    except FileNotFoundError as error:
+        raise SchemaError(f"{store}: array {product}/{name} is missing; remove the store and run again") from error
+
+
+def _pack(arrays: Mapping[str, Array]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _consolidate(path: Path) -> None:
+    with warnings.catch_warnings():
+        # zarr warns that other readers of Zarr v3 may not know consolidated metadata; they then read the arrays' own.
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        zarr.consolidate_metadata(DurableStore(path))

@@ -1,0 +1,234 @@
+"""What a run will do and cost, before it does anything."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from crdist.errors import PlanTooLargeError, RecipeError
+from crdist.schema import PosteriorHeader, read_posterior_header
+from crdist_postproc.products import Job, build_jobs
+from crdist_postproc.recipe import Recipe
+from crdist_postproc.source import field_bytes
+
+__all__ = ["ProductPlan", "RunPlan", "Workers", "format_bytes", "parse_bytes", "plan_run"]
+
+PROCESS_BYTES = 400 * 1024**2
+"""Memory of a worker process with its libraries and compiled kernels, before it reads anything (measured: 290 MiB)."""
+
+DRIVER_BYTES = 400 * 1024**2
+"""Memory of the process that drives a run, with the scheduler in it (measured: 260 MiB)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Where a run computes."""
+
+    processes: int
+    threads: int
+    memory_bytes: int
+    """For the whole run on this machine, or of each worker where the workers are elsewhere."""
+    local: bool = True
+
+    @property
+    def process_bytes(self) -> int:
+        """Memory that one worker process may take."""
+        if not self.local:
+            return self.memory_bytes
+        return max(0, self.memory_bytes - DRIVER_BYTES) // self.processes
+
+
+@dataclass(frozen=True, slots=True)
+class ProductPlan:
+    """Cost of one product."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    n_block: int
+    work: int
+    """Voxel-samples."""
+    bytes_written: int
+    block_bytes: int
+    """Upper bound on the memory of one block beside the source."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """Everything a run will do: plain data, made without computing."""
+
+    header: PosteriorHeader
+    recipe: Recipe
+    jobs: tuple[Job, ...]
+    products: tuple[ProductPlan, ...]
+    source_bytes: int
+    """Memory of the source in each worker process."""
+    bytes_read: int
+    """Read from the posterior by each worker process."""
+
+    @property
+    def n_block(self) -> int:
+        """Number of blocks of all products."""
+        return sum(product.n_block for product in self.products)
+
+    @property
+    def n_task(self) -> int:
+        """Number of tasks: the blocks, and a last step for each product."""
+        return self.n_block + len(self.products)
+
+    @property
+    def work(self) -> int:
+        """Voxel-samples of all products."""
+        return sum(product.work for product in self.products)
+
+    @property
+    def bytes_written(self) -> int:
+        """Size of the products."""
+        return sum(product.bytes_written for product in self.products)
+
+    def peak_bytes(self, threads: int) -> int:
+        """Upper bound on the memory of one worker process."""
+        return PROCESS_BYTES + self.source_bytes + threads * max(product.block_bytes for product in self.products)
+
+    def check(self, workers: Workers) -> None:
+        """Refuse what cannot fit.
+
+        Raises
+        ------
+        PlanTooLargeError
+            If a worker may need more memory than it has; the message names the settings that would change that.
+        """
+        peak, have = self.peak_bytes(workers.threads), workers.process_bytes
+        if peak <= have:
+            return
+        widest = max(self.products, key=lambda product: product.block_bytes)
+        parts = (
+            f"libraries {format_bytes(PROCESS_BYTES)} + source {format_bytes(self.source_bytes)} + {workers.threads} x "
+            f"{format_bytes(widest.block_bytes)} a block of {widest.name!r}"
+        )
+        need = peak * workers.processes + DRIVER_BYTES if workers.local else peak
+        ways = [f"give at least --memory {format_bytes(need, up=True)}"]
+        if workers.local and workers.processes > 1:
+            ways.append("use --workers 1 with more --threads (threads share the source)")
+        if self.peak_bytes(1) <= have and workers.threads > 1:
+            ways.append("use fewer --threads")
+        raise PlanTooLargeError(
+            f"a worker needs {format_bytes(peak)} ({parts}), but has {format_bytes(have)} of "
+            f"{format_bytes(workers.memory_bytes)}; {', or '.join(ways)}"
+        )
+
+    def to_dict(self, workers: Workers) -> dict[str, Any]:
+        """The plan as plain data."""
+        return {
+            "posterior": str(self.header.path),
+            "quantity": self.jobs[0].source.quantity,
+            "n_sample": self.header.n_sample,
+            "blocks": self.n_block,
+            "tasks": self.n_task,
+            "voxel_samples": self.work,
+            "bytes_read_per_worker": self.bytes_read,
+            "bytes_written": self.bytes_written,
+            "peak_bytes_per_worker": self.peak_bytes(workers.threads),
+            "memory_bytes_per_worker": workers.process_bytes,
+            "workers": workers.processes,
+            "threads": workers.threads,
+            "products": [
+                {
+                    "name": product.name,
+                    "kind": product.kind,
+                    "shape": list(product.shape),
+                    "blocks": product.n_block,
+                    "voxel_samples": product.work,
+                    "bytes_written": product.bytes_written,
+                    "block_bytes": product.block_bytes,
+                }
+                for product in self.products
+            ],
+        }
+
+
+def plan_run(posterior: str, recipe: Recipe) -> RunPlan:
+    """Plan the products of a recipe over a posterior; nothing is computed and no sample is read.
+
+    Raises
+    ------
+    RecipeError
+        If the recipe does not fit the data.
+    SchemaError
+        If the posterior cannot be used.
+    """
+    header = read_posterior_header(posterior)
+    if header.n_sample == 0:
+        raise RecipeError(f"{header.path}: holds no sample yet; wait for the first")
+    jobs = build_jobs(recipe, header)
+    products = []
+    for job in jobs:
+        blocks = job.product.blocks()
+        arrays = job.product.arrays()
+        n_bytes = 0
+        for spec in arrays:
+            size = 4
+            for n in spec.shape:
+                size *= n
+            n_bytes += size
+        products.append(
+            ProductPlan(
+                job.product.name,
+                job.product.kind,
+                arrays[0].shape,
+                len(blocks),
+                sum(job.product.work(block) for block in blocks),
+                n_bytes,
+                job.product.block_bytes(),
+            )
+        )
+    sources = {job.source for job in jobs} | {job.weight for job in jobs if job.weight is not None}
+    memory = read = 0
+    for source in sources:
+        of = header if source.path == header.path.absolute() else read_posterior_header(source.path)
+        memory += field_bytes(of, source)
+        terms = len(of.resolve(source.quantity).terms)
+        read += 4 * of.grid.n_pixel * of.grid.n_shell * of.n_sample * terms
+    return RunPlan(header, recipe, jobs, tuple(products), memory, read)
+
+
+def parse_bytes(text: str) -> int:
+    """A number of bytes from text such as ``4GiB``, ``500 MB`` or ``1e9``.
+
+    Raises
+    ------
+    RecipeError
+        If it is not one.
+
+    Examples
+    --------
+    >>> parse_bytes("4GiB"), parse_bytes("500 MB")
+    (4294967296, 500000000)
+    """
+    units = {"": 1, "B": 1}
+    units |= {f"{prefix}B": 1000 ** (i + 1) for i, prefix in enumerate("KMGT")}
+    units |= {f"{prefix}IB": 1024 ** (i + 1) for i, prefix in enumerate("KMGT")}
+    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([A-Za-z]*)\s*", text)
+    try:
+        if match is not None and match[2].upper() in units and float(match[1]) > 0:
+            return int(float(match[1]) * units[match[2].upper()])
+    except ValueError:
+        pass
+    raise RecipeError(f"memory {text!r} cannot be read; write it as 4GiB or 500MB")
+
+
+def format_bytes(n: float, *, up: bool = False) -> str:
+    """A number of bytes to read; rounded up where it is a need.
+
+    Examples
+    --------
+    >>> format_bytes(3 * 1024**3 + 5), format_bytes(3 * 1024**3 + 5, up=True)
+    ('3.0GiB', '3.1GiB')
+    """
+    for prefix in ("", "Ki", "Mi", "Gi"):
+        if n < 1024 or prefix == "Gi":
+            break
+        n /= 1024
+    tenths = -(-n * 10 // 1) if up else round(n * 10)
+    return f"{tenths / 10:.1f}{prefix}B" if prefix else f"{n:.0f}B"

@@ -1,0 +1,293 @@
+"""Products on a Cartesian grid: slices, projections and volumes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from crdist.grids import CartesianGrid, SphericalGrid
+from crdist.units import integral_unit
+from crdist_postproc.kernels.field import Field
+from crdist_postproc.kernels.native import SUBCELLS, box_totals
+from crdist_postproc.kernels.rows import fill_rows, statistics_rows, sum_rows
+from crdist_postproc.products.base import (
+    Array,
+    ArraySpec,
+    Block,
+    BlockResult,
+    Coordinate,
+    Product,
+    axis_coordinate,
+    in_tile,
+    iterate_rows,
+    pixel_blocks,
+    tile_rows,
+    tiles,
+)
+from crdist_postproc.statistics import significance_and_error, summarise
+
+__all__ = ["ProjectionMap", "SliceMap", "VolumeMap"]
+
+ROWS_BYTES = 32 * 1024**2
+"""Samples of a volume that are held at once where quantiles or samples are asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Map(Product):
+    """A product cut into tiles of a Cartesian grid."""
+
+    grid: CartesianGrid
+    axis: str = "z"
+    """Axis that a slice lies across or a projection runs along; a volume's rows run along z."""
+
+    @property
+    def across(self) -> tuple[str, str]:
+        """The two other axes."""
+        first, second = (name for name in "xyz" if name != self.axis)
+        return first, second
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Dimensions of the statistics."""
+        return self.across
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """Voxels along the two other axes."""
+        return self.grid.axis(self.across[0]).n, self.grid.axis(self.across[1]).n
+
+    @property
+    def depth(self) -> int:
+        """Voxels along the axis."""
+        return self.grid.axis(self.axis).n
+
+    def coordinates(self) -> tuple[Coordinate, ...]:
+        """Voxel centres along each dimension."""
+        axes = (axis_coordinate(name, self.grid.axis(name), self.frame) for name in self.dims)
+        return (*axes, *self.sample_coordinates())
+
+    def work(self, block: Block) -> int:
+        """Voxel-samples of a block."""
+        return math.prod(block.shape) * self.depth * self.quantity.n_sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceMap(_Map):
+    """Values in a plane x, y or z = const."""
+
+    kind = "slice"
+
+    def arrays(self) -> tuple[ArraySpec, ...]:
+        """The arrays to create."""
+        what = f"{self.quantity.long_name} at {self.axis} = {self._at:g} kpc"
+        return self.statistics_arrays(self.plane, self._tile, self.quantity.units, what)
+
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the group."""
+        return {"axis": self.axis, "at_kpc": self._at, "grid": self.grid.to_dict()}
+
+    def blocks(self) -> tuple[Block, ...]:
+        """Tiles of the plane."""
+        return tiles(self.name, self.plane, self.quantity.n_sample, self.statistics_bytes(1))
+
+    def compute(self, block: Block, samples: Field, weight: Field | None) -> BlockResult:
+        """Interpolate at the voxel centres of a tile."""
+        starts, step, order = tile_rows(self.grid, self.axis, block)
+        values = in_tile(fill_rows(samples, starts, step, 1)[:, 0], order, block.shape)
+        coverage = np.where(np.isnan(values[..., 0]), 0.0, 1.0)
+        return BlockResult(self.summary(values, coverage))
+
+    def block_bytes(self) -> int:
+        """Upper bound on the memory of one block."""
+        n = math.prod(self.blocks()[0].shape)
+        return self.statistics_bytes(n) + 200 * n
+
+    @property
+    def _at(self) -> float:
+        # rounded: the middle of [at - half, at + half] need not be `at` to the last bit
+        return round(float(self.grid.axis(self.axis).centres[0]), 12) + 0.0
+
+    @property
+    def _tile(self) -> tuple[int, ...]:
+        return self.blocks()[0].shape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectionMap(_Map):
+    """Integrals along x, y or z over a box, with the mass of the box on both grids."""
+
+    kind = "projection"
+
+    native: SphericalGrid
+    extend: bool
+    """Whether the first shell stands for the space inside it, too."""
+
+    def arrays(self) -> tuple[ArraySpec, ...]:
+        """The arrays to create."""
+        axis = self.grid.axis(self.axis)
+        limits = f"{axis.lower_kpc:g} to {axis.upper_kpc:g} kpc"
+        what = f"{self.quantity.long_name} integrated over {self.axis} from {limits}"
+        units, _ = integral_unit(self.quantity.units)
+        total_units, _ = integral_unit(self.quantity.units, power=3)
+        n = self.quantity.n_sample
+        named = (
+            ("total_cartesian", total_units, "volume integral over the box, from the projection"),
+            ("total_native", total_units, "volume integral over the box, from the source's own cells"),
+            ("mass_residual", "", "total_cartesian / total_native - 1"),
+        )
+        totals = (ArraySpec(name, ("sample",), (n,), (n,), unit, text) for name, unit, text in named)
+        return (*self.statistics_arrays(self.plane, self._tiles()[0].shape, units, what), *totals)
+
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the group."""
+        box = {name: [a.lower_kpc, a.upper_kpc] for name, a in zip("xyz", self.grid.axes, strict=True)}
+        return {"axis": self.axis, "box": box, "grid": self.grid.to_dict()}
+
+    def blocks(self) -> tuple[Block, ...]:
+        """Tiles of the plane, then ranges of native pixels for the mass."""
+        found = self._tiles()
+        per_pixel = self.native.n_shell * self.quantity.n_sample + 32 * SUBCELLS**2
+        return (*found, *pixel_blocks(self.name, self.native.n_pixel, per_pixel, len(found)))
+
+    def compute(self, block: Block, samples: Field, weight: Field | None) -> BlockResult:
+        """Integrate the columns of a tile, or the native cells of some pixels."""
+        if block.kind == "native":
+            return BlockResult(partial={"native": self._native_total(block, samples)})
+        starts, step, order = tile_rows(self.grid, self.axis, block)
+        total, count = sum_rows(samples, starts, step, self.depth)
+        total, count = in_tile(total, order, block.shape), in_tile(count, order, block.shape)
+        cartesian = total.sum(axis=(0, 1)) * self.grid.voxel_volume
+        # a column that misses the grid altogether is no measurement of nothing
+        total[count == 0] = np.nan
+        columns = total * (self.grid.axis(self.axis).step * integral_unit(self.quantity.units)[1])
+        return BlockResult(self.summary(columns, count / self.depth), {"cartesian": cartesian})
+
+    def finish(self, partials: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        """The mass of the box on both grids."""
+        factor = integral_unit(self.quantity.units, power=3)[1]
+        sums = {"cartesian": np.zeros(self.quantity.n_sample), "native": np.zeros(self.quantity.n_sample)}
+        for partial in partials:
+            for name, value in partial.items():
+                sums[name] += value
+        residual = np.full(self.quantity.n_sample, np.nan)
+        np.divide(sums["cartesian"], sums["native"], out=residual, where=sums["native"] != 0)
+        return {
+            "total_cartesian": sums["cartesian"] * factor,
+            "total_native": sums["native"] * factor,
+            "mass_residual": residual - 1.0,
+        }
+
+    def work(self, block: Block) -> int:
+        """Voxel-samples of a block."""
+        if block.kind == "native":
+            return block.shape[0] * self.native.n_shell * self.quantity.n_sample
+        return math.prod(block.shape) * self.depth * self.quantity.n_sample
+
+    def block_bytes(self) -> int:
+        """Upper bound on the memory of one block."""
+        tile, native = self._tiles()[0], self.blocks()[-1]
+        n = math.prod(tile.shape)
+        return max(
+            self.statistics_bytes(n) + 8 * n * (2 * self.quantity.n_sample + 24),
+            96 * SUBCELLS**2 * native.shape[0],
+        )
+
+    def _tiles(self) -> tuple[Block, ...]:
+        return tiles(self.name, self.plane, self.depth * self.quantity.n_sample, self.statistics_bytes(1))
+
+    def _native_total(self, block: Block, samples: Field) -> Array:
+        import healpy
+
+        nested = np.arange(*block.bounds[0])
+        children = nested[:, None] * SUBCELLS**2 + np.arange(SUBCELLS**2)
+        edges = self.native.edges
+        if self.extend:
+            edges[0] = 0.0
+        return box_totals(
+            samples,
+            np.asarray(healpy.nest2ring(self.native.nside, nested)),
+            np.stack(healpy.pix2vec(self.native.nside, nested, nest=True), axis=-1),
+            np.stack(healpy.pix2vec(self.native.nside * SUBCELLS, children, nest=True), axis=-1),
+            edges,
+            self.grid.frame.rotation,
+            np.array(self.grid.frame.sun_kpc),
+            np.array([axis.lower_kpc for axis in self.grid.axes]),
+            np.array([axis.upper_kpc for axis in self.grid.axes]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeMap(_Map):
+    """Mean and standard deviation in every voxel; the samples only where asked for."""
+
+    kind = "volume"
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Dimensions of the statistics."""
+        return "x", "y", "z"
+
+    def arrays(self) -> tuple[ArraySpec, ...]:
+        """The arrays to create."""
+        what = f"{self.quantity.long_name} at voxel centres"
+        tile = self.blocks()[0].shape
+        cut = (*tile, self.depth)
+        inner = tuple(_piece(part, whole) for part, whole in zip(cut, self.grid.shape, strict=True))
+        shards = tuple(-(-size // part) * part for size, part in zip((*tile, self.depth), inner, strict=True))
+        return self.statistics_arrays(self.grid.shape, shards, self.quantity.units, what, inner)
+
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the group."""
+        return {"grid": self.grid.to_dict()}
+
+    def blocks(self) -> tuple[Block, ...]:
+        """Columns of voxels over tiles of the x-y plane."""
+        n_sample = self.quantity.n_sample
+        kept = n_sample * self.per_sample + len(self.quantiles)
+        per_voxel = 4 * (8 + 2 * kept)
+        found = tiles(self.name, self.plane, self.depth * n_sample, self.depth * per_voxel)
+        return found
+
+    def compute(self, block: Block, samples: Field, weight: Field | None) -> BlockResult:
+        """Interpolate at the voxel centres of a tile and reduce over samples."""
+        starts, step, order = tile_rows(self.grid, "z", block)
+        if not self.per_sample and not self.quantiles:
+            rows = statistics_rows(samples, starts, step, self.depth)
+            mean, std = (in_tile(part, order, block.shape) for part in rows)
+            significance, error = significance_and_error(mean, std, self.quantity.n_sample)
+            arrays = {"mean": mean, "std": std, "significance": significance, "significance_error": error}
+        else:
+            arrays = self._with_samples(block, samples, starts, step, order)
+        arrays["coverage"] = np.where(np.isnan(arrays["mean"]), 0.0, 1.0)
+        return BlockResult({name: value.astype(np.float32) for name, value in arrays.items()})
+
+    def block_bytes(self) -> int:
+        """Upper bound on the memory of one block."""
+        n = math.prod(self.blocks()[0].shape) * self.depth
+        kept = self.quantity.n_sample * self.per_sample + len(self.quantiles)
+        # results in float32 and the float64 temporaries of the significance; twice for the encoded copy of one array
+        return n * (4 * (5 + 2 * kept) + 5 * 8) + 4 * ROWS_BYTES
+
+    def _with_samples(self, block: Block, samples: Field, starts: Array, step: Array, order: Array) -> dict[str, Array]:
+        pieces: list[dict[str, Array]] = []
+        at_once = max(1, ROWS_BYTES // (8 * self.depth * self.quantity.n_sample))
+        for rows in iterate_rows(order, at_once):
+            values = fill_rows(samples, starts[rows], step, self.depth)
+            piece = {name: part.astype(np.float32) for name, part in summarise(values, self.quantiles).items()}
+            if self.per_sample:
+                piece["per_sample"] = values
+            pieces.append(piece)
+        return {
+            name: in_tile(np.concatenate([piece[name] for piece in pieces]), order, block.shape) for name in pieces[0]
+        }
+
+
+def _piece(part: int, whole: int) -> int:
+    """Size of equal pieces, at most 64, that a part of an axis is made of."""
+    if part == whole:
+        return -(-part // -(-part // 64))  # the last piece may reach beyond the end
+    return max(size for size in range(1, min(part, 64) + 1) if part % size == 0)

@@ -1,0 +1,84 @@
+"""Statistics over samples. The operation that makes a product comes first, sample by sample; these come last.
+
+The standard deviation of an integral is not the integral of the standard deviation: neighbouring cells vary together.
+So every function here takes the finished product of each sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["STATISTICS", "significance_and_error", "summarise"]
+
+STATISTICS = ("mean", "std", "significance", "significance_error")
+
+
+def summarise(samples: npt.NDArray[np.floating], quantiles: Sequence[float] = ()) -> dict[str, npt.NDArray[np.float64]]:
+    """Mean, standard deviation, significance and quantiles over the last axis.
+
+    Parameters
+    ----------
+    samples : ndarray, shape (..., n_sample)
+        A product, sample by sample; NaN where it is masked.
+    quantiles : sequence of float
+        Probabilities in [0, 1], interpolated linearly between order statistics.
+
+    Returns
+    -------
+    dict of str to ndarray of float64, shape (...)
+        ``mean``; ``std`` with ddof = 1, NaN for one sample; ``significance``; ``significance_error``; and
+        ``quantile``, shape (..., n_quantile), where quantiles are asked for.
+
+    Examples
+    --------
+    >>> result = summarise(np.array([1.0, 2.0, 3.0]))
+    >>> result["mean"].item(), result["std"].item(), result["significance"].item()
+    (2.0, 1.0, 2.0)
+    """
+    samples = np.asarray(samples, dtype=np.float64)
+    n_sample = samples.shape[-1]
+    mean = samples.mean(axis=-1)
+    if n_sample > 1:
+        std = samples.std(axis=-1, ddof=1)
+    else:
+        std = np.full_like(mean, np.nan)
+    significance, error = significance_and_error(mean, std, n_sample)
+    result = {"mean": mean, "std": std, "significance": significance, "significance_error": error}
+    if len(quantiles):
+        result["quantile"] = np.moveaxis(np.quantile(samples, list(quantiles), axis=-1), 0, -1)
+    return result
+
+
+def significance_and_error(
+    mean: npt.NDArray[np.floating], std: npt.NDArray[np.floating], n_sample: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Significance mean / std, and the standard error it has for being estimated from few samples.
+
+    Parameters
+    ----------
+    mean, std : ndarray, shape (...)
+        Over the samples, std with ddof = 1.
+    n_sample : int
+
+    Returns
+    -------
+    significance : ndarray of float64, shape (...)
+        NaN where the std is 0 or there is one sample.
+    error : ndarray of float64, shape (...)
+        sqrt(1 / n + S^2 / (2 (n - 1))) for significance S: the first term from the mean, the second from the std
+        (with 12 samples 21 % of S). First order in 1 / n, for independent samples; mirrored pairs of samples give
+        half as many independent values of the std.
+
+    Notes
+    -----
+    Delta method with the variances of the mean, std^2 / n, and of the std, std^2 / (2 (n - 1)), of normal samples; see
+    Johnson & Welch 1940, Biometrika 31, 362.
+    """
+    spread = np.asarray(std, dtype=np.float64)
+    significance = np.divide(mean, spread, out=np.full(spread.shape, np.nan), where=spread > 0)
+    if n_sample < 2:
+        return significance, np.full(spread.shape, np.nan)
+    return significance, np.sqrt(1.0 / n_sample + significance**2 / (2.0 * (n_sample - 1)))

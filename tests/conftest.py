@@ -1,0 +1,33 @@
+"""Options and fixtures that all tests share."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Compiling a kernel for the first time takes seconds; examples are few and chosen by a fixed seed.
+settings.register_profile(
+    "crdist",
+    deadline=None,
+    max_examples=25,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("crdist")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the slow tests too")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--slow"):
+        return
+    skip = pytest.mark.skip(reason="slow: run with --slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(1)

@@ -1,0 +1,435 @@
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import healpy
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import crdist.store
+import strategies
+from crdist.errors import SchemaError, StoreExistsError
+from crdist.frames import Frame
+from crdist.grids import SphericalGrid
+from crdist.schema import Derived, Variable, open_group, read_posterior_header
+from crdist.store import (
+    Shard,
+    append_sample,
+    create_posterior,
+    new_store,
+    open_posterior,
+    pack,
+    posterior_shards,
+    write_shard,
+)
+
+GRID = SphericalGrid.log_spaced(4, 5, 0.05, 30.0)
+GAS = (Variable("n_hi", "cm-3", "atomic hydrogen"), Variable("n_h2", "cm-3", "molecular hydrogen"))
+NUCLEI = Derived("n_h", "cm-3", "hydrogen nuclei", (("n_hi", 1.0), ("n_h2", 2.0)))
+
+
+def sample(index, variable="n_hi", grid=GRID):
+    """Values of one sample, every one different from every other sample's."""
+    seed = [index, len(variable), sum(map(ord, variable))]
+    return np.random.default_rng(seed).random((grid.n_pixel, grid.n_shell), dtype=np.float32) + index
+
+
+def samples(n, variable="n_hi", grid=GRID):
+    return np.stack([sample(i, variable, grid) for i in range(n)], axis=-1)
+
+
+def create(path, *, layout="appended", n_sample=0, grid=GRID, variables=GAS, **options):
+    return create_posterior(
+        path, grid, variables, n_sample=n_sample, layout=layout, provenance={"test": True}, **options
+    )
+
+
+def appended(path, n, *, grid=GRID, **options):
+    create(path, grid=grid, derived=[NUCLEI], main="n_h", **options)
+    for index in range(n):
+        append_sample(path, {variable.name: sample(index, variable.name, grid) for variable in GAS})
+    return path
+
+
+def packed(path, n, *, grid=GRID):
+    header = create(path, layout="packed", n_sample=n, grid=grid, derived=[NUCLEI], main="n_h")
+    for variable in GAS:
+        values = samples(n, variable.name, grid)
+        for shard in posterior_shards(header):
+            write_shard(header, variable.name, shard, values[shard.region])
+    return path
+
+
+MAKERS = {"appended": appended, "packed": packed}
+
+READ_WITHOUT_CRDIST = """
+import importlib.abc, json, sys, warnings
+warnings.simplefilter("error")
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0].startswith("crdist"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return None
+
+sys.meta_path.insert(0, Absent())
+try:
+    import crdist
+except ModuleNotFoundError:
+    pass
+else:
+    raise SystemExit("crdist is there, so this proves nothing")
+
+import numpy as np
+import xarray as xr
+
+described = {}
+for store in sys.argv[1:]:
+    dataset = xr.open_zarr(store)
+    np.savez(f"{store}.npz", **{name: dataset[name].values for name in dataset.variables})
+    variables = {name: {"dims": list(v.dims), **v.attrs} for name, v in dataset.variables.items()}
+    described[store] = {"variables": variables, "coords": sorted(dataset.coords), "attrs": dataset.attrs}
+print(json.dumps(described))
+"""
+
+
+def test_plain_xarray_reads_the_same_numbers_without_crdist(tmp_path):
+    stores = [str(maker(tmp_path / f"{layout}.zarr", 3)) for layout, maker in MAKERS.items()]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", READ_WITHOUT_CRDIST, *stores],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    for store, described in json.loads(done.stdout).items():
+        plain = np.load(f"{store}.npz")
+        ours = open_posterior(store)
+        for variable in GAS:
+            np.testing.assert_array_equal(plain[variable.name], samples(3, variable.name))
+            np.testing.assert_array_equal(ours[variable.name].values, samples(3, variable.name))
+            assert plain[variable.name].dtype == np.float32
+            assert described["variables"][variable.name] == {
+                "dims": ["pixel", "shell", "sample"],
+                "units": variable.units,
+                "long_name": variable.long_name,
+            }
+        np.testing.assert_array_equal(plain["distance"], GRID.centres)
+        np.testing.assert_array_equal(plain["distance_edges"], GRID.edges)
+        np.testing.assert_array_equal(plain["sample"], np.arange(3))
+        assert described["coords"] == ["cell_ids", "distance", "distance_edges", "sample"]
+        assert described["variables"]["distance"]["units"] == "kpc"
+        assert described["attrs"]["schema"] == "crdist.posterior"
+
+
+@pytest.mark.parametrize("ordering", ["nested", "ring"])
+def test_cells_are_described_as_xdggs_expects(tmp_path, ordering):
+    grid = SphericalGrid(8, (1.0, 2.0), ordering=ordering)
+    cells = xr.open_zarr(appended(tmp_path / "gas.zarr", 1, grid=grid))["cell_ids"]
+    assert cells.dims == ("pixel",)
+    assert cells.attrs["grid_name"] == "healpix"
+    assert cells.attrs["level"] == 3
+    assert cells.attrs["indexing_scheme"] == ordering
+    assert cells.attrs["frame"] == "galactic"
+    np.testing.assert_array_equal(cells.values, np.arange(grid.n_pixel))
+
+
+def test_derived_variables_are_summed_sample_by_sample(tmp_path):
+    dataset = open_posterior(packed(tmp_path / "gas.zarr", 3))
+    expected = samples(3, "n_hi") + 2 * samples(3, "n_h2")
+    np.testing.assert_array_equal(dataset["n_h"].values, expected)
+    assert dataset["n_h"].attrs == {"units": "cm-3", "long_name": "hydrogen nuclei"}
+    assert dataset["n_h"].dtype == np.float32
+
+
+def test_edges_stay_with_a_variable(tmp_path):
+    variable = open_posterior(appended(tmp_path / "gas.zarr", 1))["n_hi"]
+    np.testing.assert_array_equal(variable["distance_lower"], GRID.edges[:-1])
+    np.testing.assert_array_equal(variable["distance_upper"], GRID.edges[1:])
+
+
+def test_header_says_what_was_created(tmp_path):
+    frame = Frame("heliocentric", 8.3, 0.02, 1.0)
+    header = create(tmp_path / "gas.zarr", derived=[NUCLEI], main="n_h", frame=frame)
+    assert header == read_posterior_header(tmp_path / "gas.zarr")
+    assert (header.grid, header.frame, header.layout, header.n_sample) == (GRID, frame, "appended", 0)
+    assert (header.variables, header.derived, header.main) == (GAS, (NUCLEI,), "n_h")
+    assert header.provenance == {"test": True}
+
+
+def test_quantities_are_resolved_to_what_is_stored(tmp_path):
+    header = create(tmp_path / "gas.zarr", derived=[NUCLEI], main="n_h")
+    assert header.resolve("density") == header.resolve("n_h") == NUCLEI
+    assert header.resolve("n_h2").terms == (("n_h2", 1.0),)
+    with pytest.raises(SchemaError, match=r"no quantity 'n_e'; it has n_hi, n_h2, n_h \(and 'density'"):
+        header.resolve("n_e")
+
+
+@settings(max_examples=5, deadline=None)
+@given(strategies.spherical_grids(max_level=3, max_shell=70), st.integers(1, 3))
+def test_packing_keeps_every_number(tmp_path_factory, grid, n_sample):
+    folder = tmp_path_factory.mktemp("pack")
+    source = appended(folder / "source.zarr", n_sample, grid=grid)
+    header = pack(source, folder / "packed.zarr")
+    assert (header.layout, header.grid.ordering) == ("packed", "nested")
+    assert header.grid.edges_kpc == grid.edges_kpc
+    assert header.grid.centres_kpc == grid.centres_kpc
+    assert (header.main, header.derived, header.n_sample) == ("n_h", (NUCLEI,), n_sample)
+    dataset = open_posterior(folder / "packed.zarr")
+    for variable in GAS:
+        expected = samples(n_sample, variable.name, grid)
+        if grid.ordering == "ring":
+            expected = expected[healpy.nest2ring(grid.nside, np.arange(grid.n_pixel))]
+        np.testing.assert_array_equal(dataset[variable.name].values, expected)
+
+
+@settings(max_examples=10, deadline=None)
+@given(strategies.spherical_grids(max_level=6, max_shell=100, ordering="nested"), st.integers(1, 12))
+def test_shards_tile_a_variable(tmp_path_factory, grid, n_sample):
+    folder = tmp_path_factory.mktemp("shards")
+    header = create(folder / "gas.zarr", layout="packed", n_sample=n_sample, grid=grid)
+    times = np.zeros((grid.n_pixel, grid.n_shell, n_sample), dtype=np.int8)
+    for shard in posterior_shards(header):
+        times[shard.region] += 1
+    assert np.all(times == 1)
+    stored = zarr.open_array(str(folder / "gas.zarr"), path="n_hi", mode="r")
+    starts = {(s.pixels.start, s.shells.start, s.samples.start) for s in posterior_shards(header)}
+    assert {tuple(np.mod(start, stored.shards)) for start in starts} == {(0, 0, 0)}
+
+
+def test_every_shard_is_written_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(crdist.store, "SHARD_BYTES_MAX", 4096)
+    monkeypatch.setattr(crdist.store, "CHUNK_BYTES_MAX", 1024)
+    header = create(tmp_path / "gas.zarr", layout="packed", n_sample=3)
+    values = samples(3)
+    shards = list(posterior_shards(header))
+    assert len(shards) > 4
+    for shard in reversed(shards):
+        write_shard(header, "n_hi", shard, values[shard.region])
+    np.testing.assert_array_equal(open_posterior(tmp_path / "gas.zarr")["n_hi"].values, values)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: Shard(slice(s.pixels.start, s.pixels.stop - 1), s.shells, s.samples),
+        lambda s: Shard(slice(s.pixels.start + 1, s.pixels.stop), s.shells, s.samples),
+        lambda s: Shard(s.pixels, slice(0, 1), s.samples),
+        lambda s: Shard(s.pixels, s.shells, slice(0, 1)),
+        lambda s: Shard(slice(0, 2 * s.pixels.stop), s.shells, s.samples),
+    ],
+)
+def test_a_part_of_a_shard_is_refused_and_nothing_is_lost(tmp_path, change):
+    header = read_posterior_header(packed(tmp_path / "gas.zarr", 3))
+    shard = change(next(posterior_shards(header)))
+    with pytest.raises(SchemaError, match="is not one whole shard of 'n_hi'"):
+        write_shard(header, "n_hi", shard, np.zeros((1, 1, 1)))
+    np.testing.assert_array_equal(open_posterior(header.path)["n_hi"].values, samples(3))
+
+
+def test_a_reader_keeps_its_samples_while_more_are_appended(tmp_path):
+    store = appended(tmp_path / "gas.zarr", 2)
+    early = open_posterior(store)
+    plain = xr.open_zarr(store)
+    for index in range(2, 4):
+        assert append_sample(store, {v.name: sample(index, v.name) for v in GAS}) == index
+        for reader in (early, plain):
+            assert reader.sizes["sample"] == 2
+            np.testing.assert_array_equal(reader["n_hi"].values, samples(2))
+        np.testing.assert_array_equal(open_posterior(store)["n_h2"].values, samples(index + 1, "n_h2"))
+
+
+WRITER = """
+import sys
+import numpy as np
+from crdist.schema import read_posterior_header
+from crdist.store import append_sample
+{sample}
+header = read_posterior_header(sys.argv[1])
+index = header.n_sample
+print("ready", flush=True)
+while True:
+    append_sample(header.path, {{v.name: sample(index, v.name, header.grid) for v in header.variables}})
+    index += 1
+"""
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_killed_writer_leaves_whole_samples_and_the_next_goes_on(tmp_path, seed):
+    store = appended(tmp_path / "gas.zarr", 1)
+    code = "GRID = None\n" + WRITER.format(sample=inspect.getsource(sample))
+    with subprocess.Popen([sys.executable, "-c", code, str(store)], stdout=subprocess.PIPE, text=True) as writer:
+        try:
+            assert writer.stdout.readline() == "ready\n"
+            end = time.monotonic() + np.random.default_rng(seed).uniform(0.05, 0.5)
+            # Readers that come while it writes see whole samples too.
+            while time.monotonic() < end:
+                assert_whole_samples(store)
+        finally:
+            writer.kill()
+    assert writer.returncode == -signal.SIGKILL
+    n = assert_whole_samples(store)
+    assert append_sample(store, {v.name: sample(n, v.name) for v in GAS}) == n
+    assert assert_whole_samples(store) == n + 1
+    assert not list(store.rglob("*.partial"))
+
+
+def assert_whole_samples(store):
+    """The number of samples that readers see, after comparing every number of them."""
+    dataset = open_posterior(store)
+    n = dataset.sizes["sample"]
+    for variable in GAS:
+        np.testing.assert_array_equal(dataset[variable.name].values, samples(n, variable.name))
+    np.testing.assert_array_equal(dataset["sample"].values, np.arange(n))
+    return n
+
+
+@pytest.mark.parametrize("layout", MAKERS)
+@pytest.mark.parametrize("place", [0, 0.5, -8, -1], ids=["first", "middle", "index", "last"])
+def test_a_flipped_byte_is_noticed(tmp_path, layout, place):
+    store = MAKERS[layout](tmp_path / "gas.zarr", 2)
+    shard = sorted((store / "n_hi" / "c").rglob("0"))[-1]
+    data = bytearray(shard.read_bytes())
+    data[place if isinstance(place, int) else int(place * len(data))] ^= 0x10
+    shard.write_bytes(data)
+    with pytest.raises(ValueError, match=r"checksum"):
+        open_posterior(store)["n_hi"].load()
+    np.testing.assert_array_equal(open_posterior(store)["n_h2"].values, samples(2, "n_h2"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"layout": "packed", "n_sample": 2, "grid": SphericalGrid(1, (1, 2), ordering="ring")},
+            "a packed posterior is nested, got a grid in ring order",
+        ),
+        ({"n_sample": 3}, "an appended posterior starts empty, got n_sample = 3"),
+        ({"variables": [Variable("a", "bananas", "a")]}, "units 'bananas' cannot be read"),
+        ({"derived": [Derived("a", "bananas", "a", ())]}, "units 'bananas' cannot be read"),
+        ({"frame": Frame()}, "the native grid is heliocentric, got a galactocentric frame"),
+    ],
+)
+def test_impossible_stores_are_refused_before_anything_is_made(tmp_path, options, message):
+    with pytest.raises(SchemaError, match=message):
+        create(tmp_path / "gas.zarr", **options)
+    assert not (tmp_path / "gas.zarr").exists()
+
+
+def test_an_existing_store_is_not_overwritten(tmp_path):
+    store = appended(tmp_path / "gas.zarr", 1)
+    other = appended(tmp_path / "other.zarr", 1)
+    with pytest.raises(StoreExistsError, match=r"gas\.zarr: exists already; choose another name"):
+        create(store)
+    with pytest.raises(StoreExistsError, match="exists already"):
+        pack(other, store)
+    assert assert_whole_samples(store) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"n_hi": sample(0)}, r"a sample has \['n_h2', 'n_hi'\], got \['n_hi'\]"),
+        (
+            {"n_hi": sample(0).T, "n_h2": sample(0)},
+            r"'n_hi' of a sample has shape \(192, 5\), got \(5, 192\)",
+        ),
+    ],
+)
+def test_a_sample_that_does_not_fit_is_refused(tmp_path, values, message):
+    store = appended(tmp_path / "gas.zarr", 1)
+    with pytest.raises(SchemaError, match=message):
+        append_sample(store, values)
+    assert assert_whole_samples(store) == 1
+
+
+def test_packed_stores_do_not_grow_and_empty_ones_are_not_packed(tmp_path):
+    store = packed(tmp_path / "gas.zarr", 2)
+    with pytest.raises(SchemaError, match="a packed posterior cannot grow"):
+        append_sample(store, {v.name: sample(2, v.name) for v in GAS})
+    create(tmp_path / "empty.zarr")
+    with pytest.raises(SchemaError, match="holds no sample yet"):
+        pack(tmp_path / "empty.zarr", tmp_path / "packed.zarr")
+    assert not (tmp_path / "packed.zarr").exists()
+
+
+def test_a_store_that_fails_to_be_made_leaves_nothing(tmp_path):
+    target = tmp_path / "gas.zarr"
+
+    def interrupted():
+        with new_store(target) as folder:
+            create(folder)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+    with new_store(target) as folder:
+        create(folder)
+        assert not target.exists()
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_a_dead_process_was_building_is_cleared(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as done:
+        done.wait()
+    dead = tmp_path / f".gas.zarr.building-{done.pid}"
+    alive = tmp_path / f".gas.zarr.building-{os.getppid()}"
+    for folder in (dead, alive):
+        folder.mkdir()
+    with new_store(tmp_path / "gas.zarr") as folder:
+        create(folder)
+    assert not dead.exists()
+    assert alive.exists()
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("schema", None, r"a Zarr store, but not one of crdist \(attribute schema = None\)"),
+        ("schema", "crdist.products", "holds products, expected posterior samples"),
+        ("schema_version", 99, "schema version 99, but this crdist reads version 1"),
+        ("grid", None, "the root attributes lack or garble"),
+        ("variables", ["n_e"], "array 'n_e' is missing"),
+    ],
+)
+def test_stores_that_are_something_else_say_so(tmp_path, attribute, value, message):
+    store = appended(tmp_path / "gas.zarr", 1)
+    document = store / "zarr.json"
+    metadata = json.loads(document.read_text())
+    metadata["attributes"][attribute] = value
+    document.write_text(json.dumps(metadata))
+    with pytest.raises(SchemaError, match=message):
+        read_posterior_header(store)
+
+
+def test_folders_that_are_no_store_say_so(tmp_path):
+    with pytest.raises(SchemaError, match=r"none\.zarr: no such store"):
+        open_group(tmp_path / "none.zarr")
+    with pytest.raises(SchemaError, match="not a Zarr store"):
+        open_group(tmp_path)
+
+
+def test_arrays_that_do_not_fit_the_grid_say_so(tmp_path):
+    store = appended(tmp_path / "gas.zarr", 1)
+    document = store / "zarr.json"
+    text = document.read_text()
+    metadata = json.loads(text)
+    array = metadata["consolidated_metadata"]["metadata"]["n_hi"]
+    array["shape"] = [192, 4, 1]
+    document.write_text(json.dumps(metadata))
+    with pytest.raises(SchemaError, match=r"'n_hi' has shape \(192, 4, 1\), expected \(192, 5, 1\)"):
+        read_posterior_header(store)
+    array["shape"], array["dimension_names"] = [192, 5, 1], ["sample", "shell", "pixel"]
+    document.write_text(json.dumps(metadata))
+    with pytest.raises(SchemaError, match="'n_hi' has dims"):
+        read_posterior_header(store)
