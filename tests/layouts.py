@@ -205,9 +205,9 @@ def write_npz(
     ordering="nested",
     compressed=False,
     dtype=np.float32,
-    **changes,
+    changes=None,
 ):
-    """A NumPy archive; ``changes`` replace its arrays, or leave them out where they are None."""
+    """A NumPy archive; ``changes`` add or replace arrays, or leave those out that are None."""
     edges_kpc = shell_edges(n_shell)
     values = samples(nside, n_shell, n_sample, seed)
     arrays = {
@@ -217,7 +217,7 @@ def write_npz(
         "ordering": ordering,
         "units": "cm-3",
         "name": "C",
-        **changes,
+        **(changes or {}),
     }
     save = np.savez_compressed if compressed else np.savez
     save(path, **{key: array for key, array in arrays.items() if array is not None})

@@ -82,7 +82,7 @@ class Hdu:
     @property
     def columns(self) -> tuple[Column, ...]:
         """The columns of a table."""
-        return tuple(_column(self, i + 1) for i in range(self.header["TFIELDS"]))
+        return tuple(_column(self, i + 1) for i in range(int(self.header.get("TFIELDS", 0))))
 
     @property
     def row_dtype(self) -> np.dtype[Any]:
@@ -129,13 +129,14 @@ def scan(path: Path) -> tuple[Hdu, ...]:
             file.seek(start)
             hdu = _read_header(file, path, len(hdus))
             length = _data_bytes(hdu)
-            if hdu.offset + length > size:
+            # Padding counts: without it a file cut between its last value and its last block looks whole.
+            start = hdu.offset + -(-length // BLOCK) * BLOCK
+            if start > size:
                 raise InputFileError(
-                    f"{path}: cut short, HDU {hdu.index} ({hdu.name or 'unnamed'}) ends at byte "
-                    f"{hdu.offset + length}, the file at {size}; fetch it again"
+                    f"{path}: cut short, HDU {hdu.index} ({hdu.name or 'unnamed'}) ends at byte {start}, "
+                    f"the file at {size}; fetch it again"
                 )
             hdus.append(hdu)
-            start = hdu.offset + -(-length // BLOCK) * BLOCK
     return tuple(hdus)
 
 

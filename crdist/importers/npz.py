@@ -69,8 +69,11 @@ def open_npz(path: Path, options: ImportOptions, files: ExitStack, scratch: Path
                 raise InputFileError(f"{path}: {what} {', '.join(keys)}; the layout 'npz' has {', '.join(KNOWN)}")
         small = {key: _small_array(path, archive, name) for key, name in members.items() if key != "samples"}
         samples = _samples(path, archive, members["samples"], files, scratch)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise InputFileError(f"{path}: damaged or cut short ({error}); fetch it again") from error
+    # RuntimeError: encrypted, or compressed in a way that Python does not know
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise InputFileError(
+            f"{path}: damaged or cut short ({str(error) or type(error).__name__}); fetch it again"
+        ) from error
     if len(samples.shape) not in (2, 3):
         raise InputFileError(f"{path}: samples must be (sample, pixel, shell) or (pixel, shell), got {samples.shape}")
     whole: tuple[AxisName, ...] = ("sample", "pixel", "shell")

@@ -116,6 +116,8 @@ def _axes(path: Path, hdu: Hdu, n_shell: int) -> tuple[AxisName, ...]:
     """Which axis is which, by their sizes alone."""
     names: tuple[AxisName, ...] = ("pixel", "shell", "sample")
     stated = hdu.header.get("NSIDE")
+    if stated is not None and not isinstance(stated, int):
+        raise InputFileError(f"{path}: NSIDE must be a whole number, got {stated!r}")
 
     def is_sphere(size: int) -> bool:
         return size == 12 * stated**2 if stated is not None else size in {12 * 4**level for level in range(14)}

@@ -6,6 +6,7 @@ So every function here takes the finished product of each sample.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,7 +49,7 @@ def summarise(samples: npt.NDArray[np.floating], quantiles: Sequence[float] = ()
     significance, error = significance_and_error(mean, std, n_sample)
     result = {"mean": mean, "std": std, "significance": significance, "significance_error": error}
     if len(quantiles):
-        result["quantile"] = np.moveaxis(np.quantile(samples, list(quantiles), axis=-1), 0, -1)
+        result["quantiles"] = np.moveaxis(np.quantile(samples, list(quantiles), axis=-1), 0, -1)
     return result
 
 
@@ -68,17 +69,23 @@ def significance_and_error(
     significance : ndarray of float64, shape (...)
         NaN where the std is 0 or there is one sample.
     error : ndarray of float64, shape (...)
-        sqrt(1 / n + S^2 / (2 (n - 1))) for significance S: the first term from the mean, the second from the std
-        (with 12 samples 21 % of S). First order in 1 / n, for independent samples; mirrored pairs of samples give
-        half as many independent values of the std.
+        Standard deviation that the significance has over repetitions with as many samples; NaN for fewer than 4, for
+        which it is infinite. With 12 samples it is about a quarter of a large significance.
 
     Notes
     -----
-    Delta method with the variances of the mean, std^2 / n, and of the std, std^2 / (2 (n - 1)), of normal samples; see
-    Johnson & Welch 1940, Biometrika 31, 362.
+    For independent normal samples sqrt(n) times the significance follows a noncentral t distribution with n - 1
+    degrees of freedom, whose variance is known in closed form (Johnson & Welch 1940, Biometrika 31, 362; Hogben et
+    al. 1961, Biometrika 48, 465). The true significance in it is estimated without bias. Mirrored pairs of samples
+    give half as many independent deviations, and an error larger by about sqrt(2).
     """
     spread = np.asarray(std, dtype=np.float64)
     significance = np.divide(mean, spread, out=np.full(spread.shape, np.nan), where=spread > 0)
-    if n_sample < 2:
+    freedom = n_sample - 1
+    if freedom < 3:
         return significance, np.full(spread.shape, np.nan)
-    return significance, np.sqrt(1.0 / n_sample + significance**2 / (2.0 * (n_sample - 1)))
+    # by how much a significance comes out too large on average
+    bias = math.sqrt(freedom / 2) * math.exp(math.lgamma((freedom - 1) / 2) - math.lgamma(freedom / 2))
+    unbiased = significance / bias
+    variance = freedom / (freedom - 2) * (1.0 / n_sample + unbiased**2) - (bias * unbiased) ** 2
+    return significance, np.sqrt(variance)

@@ -163,7 +163,7 @@ class Product(ABC):
         what: str,
         inner_chunks: tuple[int, ...] | None = None,
     ) -> tuple[ArraySpec, ...]:
-        """The arrays of `summarise`, with ``coverage`` and, where asked for, ``quantile`` and ``per_sample``."""
+        """The arrays of `summarise`, with ``coverage`` and, where asked for, ``quantiles`` and ``per_sample``."""
         n_sample = self.quantity.n_sample
         named = (
             ("mean", units, f"{what}, mean over {n_sample} samples"),
@@ -179,13 +179,13 @@ class Product(ABC):
             return ArraySpec(name, (*self.dims, dim), (*shape, size), (*chunks, size), units, text, inner)
 
         if self.quantiles:
-            specs.append(with_last("quantile", "quantile", len(self.quantiles), f"{what}, quantiles over samples"))
+            specs.append(with_last("quantiles", "quantile", len(self.quantiles), f"{what}, quantiles over samples"))
         if self.per_sample:
             specs.append(with_last("per_sample", "sample", n_sample, f"{what}, each sample"))
         return tuple(specs)
 
     def sample_coordinates(self) -> tuple[Coordinate, ...]:
-        """Coordinates ``sample_level`` and ``quantile`` where the arrays have them."""
+        """Coordinates ``quantile`` and ``sample`` where the arrays have them."""
         found = []
         if self.quantiles:
             levels = np.array(self.quantiles)
