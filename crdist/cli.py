@@ -29,15 +29,20 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
-@app.callback()
-def _options(
-    context: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of every command; ``main`` reads ``--debug`` itself, for errors before this is called."""
 
 
 @app.command("import")
@@ -270,14 +275,16 @@ def _print_plan(plan: Any, workers: Any, as_json: bool) -> None:
     if as_json:
         print(json.dumps(data, indent=1))
         return
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     from crdist_postproc.plan import format_bytes
 
-    table = Table(title=f"{data['quantity']} of {data['posterior']}, {data['n_sample']} samples")
-    for name in ("product", "kind", "shape", "blocks", "million voxel-samples", "written", "memory a block"):
-        table.add_column(name, justify="left" if name in ("product", "kind") else "right")
+    title = f"{data['quantity']} of {data['posterior']}, {data['n_sample']} samples"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for name in ("product", "kind", "shape", "blocks", "M voxel-samples", "written", "memory/block"):
+        table.add_column(name, justify="left" if name in ("product", "kind") else "right", no_wrap=True)
     for product in data["products"]:
         table.add_row(
             product["name"],
@@ -289,6 +296,8 @@ def _print_plan(plan: Any, workers: Any, as_json: bool) -> None:
             format_bytes(product["block_bytes"]),
         )
     console = Console()
+    if not console.is_terminal:
+        console.width = 160
     console.print(table)
     console.print(
         f"{data['tasks']} tasks on {workers.processes} worker(s) x {workers.threads} threads; reads "

@@ -12,6 +12,9 @@ from crdist.schema import POSTERIOR_SCHEMA, open_group, read_posterior_header
 
 __all__ = ["describe", "render"]
 
+COLUMNS = {"variables": ("name", "units", "shape", "long_name"), "products": ("name", "kind", "dims", "units", "what")}
+"""What people are shown of the lists; programs get everything."""
+
 
 def describe(path: str | Path) -> dict[str, Any]:
     """What a posterior or products store holds, as plain data.
@@ -30,25 +33,25 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 def render(content: Mapping[str, Any]) -> None:
     """Print what `describe` found, for people."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False)
-    lists = {key: value for key, value in content.items() if isinstance(value, list)}
+    if not console.is_terminal:
+        console.width = 160  # a file or a pipe has no edge to wrap at
     for key, value in content.items():
-        if key in lists:
-            continue
-        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else value
-        console.print(f"[bold]{key.replace('_', ' ')}[/bold]  {text}", soft_wrap=True)
-    for key, rows in lists.items():
-        if not rows:
-            continue
-        table = Table(title=key, title_justify="left")
-        for column in rows[0]:
-            table.add_column(column.replace("_", " "))
-        for row in rows:
-            table.add_row(*(str(value) for value in row.values()))
-        console.print(table)
+        if not isinstance(value, list):
+            text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else value
+            console.print(f"[bold]{key.replace('_', ' ')}[/bold]  {text}", soft_wrap=True)
+    for key, rows in content.items():
+        if isinstance(rows, list) and rows:
+            table = Table(title=key, title_justify="left", box=SIMPLE_HEAD)
+            for column in COLUMNS[key]:
+                table.add_column(column.replace("_", " "), no_wrap=column == "name")
+            for row in rows:
+                table.add_row(*(str(row[column]) for column in COLUMNS[key]))
+            console.print(table)
 
 
 def _describe_posterior(folder: Path) -> dict[str, Any]:

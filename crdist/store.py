@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Shard",
     "append_sample",
+    "consolidate",
     "create_posterior",
     "new_store",
     "open_posterior",
@@ -160,7 +161,7 @@ def create_posterior(
             config={"write_empty_chunks": True},
         )
     _write_coordinates(root, grid, n_sample)
-    _consolidate(folder)
+    consolidate(folder)
     return read_posterior_header(folder)
 
 
@@ -184,8 +185,11 @@ def write_shard(header: PosteriorHeader, variable: str, shard: Shard, values: np
     SchemaError
         If the region is not exactly one shard: a part of one would erase the rest.
     """
-    if shard not in posterior_shards(header):
-        raise SchemaError(f"{header.path}: {shard} is not one whole shard of {variable!r}")
+    sizes = _chunks_and_shards(header.grid, header.n_sample, "packed")[1]
+    whole = (header.grid.n_pixel, header.grid.n_shell, header.n_sample)
+    for part, size, most in zip(shard.region, sizes, whole, strict=True):
+        if part.start % size or not part.start < part.stop == min(part.start + size, most):
+            raise SchemaError(f"{header.path}: {shard} is not one whole shard of {variable!r}")
     array = _open_for_writing(header.path, variable)
     array[shard.region] = np.ascontiguousarray(values, dtype=np.float32)
 
@@ -230,7 +234,7 @@ def append_sample(path: str | Path, values: Mapping[str, npt.NDArray[np.floating
     for name in (*values, "sample"):
         stored = _open_for_writing(header.path, name)
         stored.resize((*stored.shape[:-1], index + 1))
-    _consolidate(header.path)
+    consolidate(header.path)
     return index
 
 
@@ -254,6 +258,8 @@ def open_posterior(path: str | Path) -> xr.Dataset:
         dataset[derived.name] = sum(rest, start=first).assign_attrs(units=derived.units, long_name=derived.long_name)
     kpc = {"units": "kpc"}
     return dataset.assign_coords(
+        # known from the attributes: reading them would be a computation
+        distance=("shell", header.grid.centres, dataset["distance"].attrs),
         distance_lower=("shell", header.grid.edges[:-1], {**kpc, "long_name": "inner edge of the shell"}),
         distance_upper=("shell", header.grid.edges[1:], {**kpc, "long_name": "outer edge of the shell"}),
     )
@@ -324,6 +330,14 @@ def pack(source: str | Path, target: str | Path) -> PosteriorHeader:
                     values = array[shard.region]
                 write_shard(packed, variable.name, shard, np.asarray(values))
     return read_posterior_header(target)
+
+
+def consolidate(folder: Path) -> None:
+    """Put the metadata of all arrays of a store into its root's, in one rename: what readers go by."""
+    with warnings.catch_warnings():
+        # zarr warns that other readers of Zarr v3 may not know consolidated metadata; they then read the arrays' own.
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        zarr.consolidate_metadata(DurableStore(folder))
 
 
 @contextmanager
@@ -422,11 +436,3 @@ def _with_samples(array: zarr.Array[Any], n_sample: int) -> zarr.Array[Any]:
     inner = array.async_array
     metadata = inner.metadata.update_shape((*array.shape[:-1], n_sample))
     return zarr.Array(type(inner)(metadata=metadata, store_path=inner.store_path, config=inner.config))
-
-
-def _consolidate(folder: Path) -> None:
-    """Put the metadata of all arrays into the root's, in one rename: what readers go by."""
-    with warnings.catch_warnings():
-        # zarr warns that other readers of Zarr v3 may not know consolidated metadata; they then read the arrays' own.
-        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-        zarr.consolidate_metadata(DurableStore(folder))

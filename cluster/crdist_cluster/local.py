@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,10 +53,12 @@ def local_client(workers: int, threads: int, worker_bytes: int) -> Iterator[Clie
         "distributed.worker.memory.pause": 0.95,
         "distributed.worker.memory.terminate": 0.98,
         "distributed.comm.timeouts.connect": "60s",
+        # a failed block is reported once, by the driver, in words
+        "logging.distributed": "critical",
     }
     # one block is one thread's work: libraries must not start threads of their own
     pinned = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with (
         dask.config.set(settings),
         LocalCluster(
@@ -66,9 +68,9 @@ def local_client(workers: int, threads: int, worker_bytes: int) -> Iterator[Clie
             processes=True,
             host="127.0.0.1",
             dashboard_address=None,
-            silence_logs=logging.ERROR,
+            silence_logs=logging.CRITICAL,
             env=pinned,
-            local_directory=_scratch(),
+            local_directory=tempfile.gettempdir(),
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
@@ -102,8 +104,3 @@ def connect(scheduler: str) -> Iterator[Client]:
         if not client.nthreads():
             raise RunError(f"scheduler {scheduler}: has no workers; start some and run the same command again")
         yield client
-
-
-def _scratch() -> str | None:
-    """Folder for the workers' temporary files; Dask's default is the current folder's neighbour."""
-    return os.environ.get("TMPDIR") or "/tmp"

@@ -7,7 +7,6 @@ written, so a block with a record is there whatever was killed, and one without 
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from zarr.codecs import Crc32cCodec
 from crdist.durable import DurableStore, remove_partial_files, write_durably
 from crdist.errors import RunError, SchemaError
 from crdist.schema import PRODUCTS_SCHEMA, SCHEMA_VERSION, open_group
-from crdist.store import new_store
+from crdist.store import consolidate, new_store
 from crdist_postproc.products.base import ArraySpec, Block, BlockResult, Coordinate, Product
 
 __all__ = [
@@ -123,7 +122,7 @@ def create_products(path: Path, products: Sequence[Product], attributes: Mapping
                 _create_coordinate(group, coordinate)
             for spec in product.arrays():
                 _create_array(group, spec)
-        _consolidate(folder)
+        consolidate(folder)
 
 
 def write_block(folder: RunFolder, product: Product, block: Block, result: BlockResult) -> int:
@@ -175,7 +174,7 @@ def declare_complete(path: Path) -> None:
     """Say in the root attributes that every block is there."""
     root = zarr.open_group(DurableStore(path), mode="r+", use_consolidated=False)
     root.attrs["status"] = "complete"
-    _consolidate(path)
+    consolidate(path)
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
@@ -260,10 +259,3 @@ def _pack(arrays: Mapping[str, Array]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
     return buffer.getvalue()
-
-
-def _consolidate(path: Path) -> None:
-    with warnings.catch_warnings():
-        # zarr warns that other readers of Zarr v3 may not know consolidated metadata; they then read the arrays' own.
-        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-        zarr.consolidate_metadata(DurableStore(path))
