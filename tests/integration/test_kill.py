@@ -77,6 +77,21 @@ def test_killed_worker_is_replaced(work):
     assert fingerprint(folder / "worker.zarr") == expected
 
 
+def test_workers_end_with_a_killed_command(work):
+    folder, _, _ = work
+    process = start_crdist(*command(folder, "orphans.zarr"))
+    done = folder / "orphans.zarr.run" / "done"
+    deadline = time.monotonic() + 120
+    while not done.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not [child for child in alive if child.status() != psutil.STATUS_ZOMBIE]
+
+
 def test_a_torn_block_is_computed_again(work):
     # what a crash of the machine may leave: a file half-written beside its place, and a record without its file
     folder, expected, _ = work

@@ -215,26 +215,37 @@ def _statistics(lanes, values, tables, layout, radial, starts, step, n, n_sample
     scratch = _scratch(layout[N_PADDED])
     cells, buffer = scratch[1], scratch[3]
     n_padded = layout[N_PADDED]
+    # 64 points side by side, so that sums over samples run in the order of the samples and yet as vectors
+    across = np.empty(n_sample * TILE)
+    centre = np.empty(TILE)
+    spread = np.empty(TILE)
+    per_sample = 1.0 / n_sample
+    # 0 x infinity is NaN: one sample has no spread
+    per_freedom = 1.0 / np.float64(n_sample - 1)
     for row in range(starts.shape[0]):
         for base in range(0, n, TILE):
             size = min(TILE, n - base)
             _gather_tile(lanes, values, tables, layout, radial, starts[row], step, base, size, scratch)
+            for k in range(TILE):
+                centre[k] = 0.0
+                spread[k] = 0.0
+            for s in range(n_sample):
+                for k in range(TILE):
+                    across[s * TILE + k] = np.float64(buffer[k * n_padded + s])
+                for k in range(TILE):
+                    centre[k] += across[s * TILE + k]
+            for k in range(TILE):
+                centre[k] *= per_sample
+            for s in range(n_sample):
+                for k in range(TILE):
+                    deviation = across[s * TILE + k] - centre[k]
+                    spread[k] += deviation * deviation
+            for k in range(TILE):
+                spread[k] = math.sqrt(spread[k] * per_freedom)
             for k in range(size):
-                if cells[SHELL * TILE + k] < 0:
-                    mean[row, base + k] = np.nan
-                    std[row, base + k] = np.nan
-                    continue
-                total = 0.0
-                for s in range(n_sample):
-                    total += np.float64(buffer[k * n_padded + s])
-                centre = total / n_sample
-                spread = 0.0
-                for s in range(n_sample):
-                    deviation = np.float64(buffer[k * n_padded + s]) - centre
-                    spread += deviation * deviation
-                mean[row, base + k] = centre
-                # 0 / 0 is NaN: one sample has no spread
-                std[row, base + k] = math.sqrt(spread / np.float64(n_sample - 1))
+                outside = cells[SHELL * TILE + k] < 0
+                mean[row, base + k] = np.nan if outside else centre[k]
+                std[row, base + k] = np.nan if outside else spread[k]
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
