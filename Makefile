@@ -5,8 +5,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Extras that the demo and the tests use; `make setup EXTRAS=all` adds the others.
-EXTRAS ?= dashboards
+# Extras that the demo and the tests use; `make setup EXTRAS=all` installs the others, too.
+EXTRAS ?= dashboards,fast
 
 .PHONY: demo test lint types pytest slow bench setup clean
 

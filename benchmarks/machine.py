@@ -54,7 +54,7 @@ def median_ratio(slow: list[float], fast: list[float]) -> float:
 
 def _processor() -> str:
     """Name, family, model and stepping: under a hypervisor the name alone says little."""
-    found = {}
+    found: dict[str, str] = {}
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         key, _, value = line.partition(":")
         found.setdefault(key.strip(), value.strip())

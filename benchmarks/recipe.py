@@ -131,19 +131,25 @@ def run_on_cluster(posterior: Path, store: Path, workers: Workers) -> dict[str, 
     from crdist_cluster import local_client
 
     with local_client(workers.processes, workers.threads, workers.process_bytes) as client:
-        ready = time.perf_counter()
+        ready, cpu = time.perf_counter(), cpu_seconds(client)
         report = crdist.run_products(posterior, store, benchmark_recipe(), client=client, workers=workers)
-        done = time.perf_counter()
+        done, cpu_done = time.perf_counter(), cpu_seconds(client)
         peaks = list(client.run(peak_resident_bytes).values())
     return {
         "run": done - ready,
         "with_start": time.perf_counter() - started,
+        "run_cpu": cpu_done - cpu,
         "tasks": sum(report.seconds_by_product.values()),
         "driver": peak_resident_bytes(),
         "worker": max(peaks),
         "bytes_written": report.bytes_written,
         "on_disk": sum(file.stat().st_size for file in store.rglob("c/**/*") if file.is_file()),
     }
+
+
+def cpu_seconds(client: Any) -> float:
+    """CPU time of this process and the workers so far, all threads."""
+    return float(time.process_time() + sum(client.run(time.process_time).values()))
 
 
 def peak_resident_bytes() -> int:
@@ -165,9 +171,12 @@ def print_times(serial: list[dict[str, Any]], runs: list[dict[str, Any]]) -> Non
     for name in serial[0]["by_product"]:
         print(f"{'      ' + name:44}{float(np.median([item['by_product'][name] for item in serial])):9.2f}")
     print(f"{'(b) write, one thread':44}{median(serial, 'write'):9.2f}{median(serial, 'write_cpu'):9.2f}")
-    print(f"{f'(c) run, {THREADS} threads, without cluster start':44}{median(runs, 'run'):9.2f}")
+    label = f"(c) run, {THREADS} threads, without cluster start"
+    print(f"{label:44}{median(runs, 'run'):9.2f}{median(runs, 'run_cpu'):9.2f}")
     print(f"{'    with cluster start and end':44}{median(runs, 'with_start'):9.2f}")
     print(f"{'    time in tasks, summed over threads':44}{median(runs, 'tasks'):9.2f}")
+    cores = [item["run_cpu"] / item["run"] for item in runs]
+    print(f"{'    cores that it got: CPU / wall':44}{float(np.median(cores)):9.2f}")
     for key, text in (("run", "(c) / (2 (a) + (b))"), ("with_start", "    with cluster start and end")):
         ratios = [r[key] / (2 * s["compute"] + s["write"]) for s, r in zip(serial, runs, strict=True)]
         print(f"{text:44}{float(np.median(ratios)):9.2f}")

@@ -99,6 +99,8 @@ def check_store(path: str | Path, progress: Callable[[int, int], None] | None = 
     is_posterior = root.attrs["schema"] == POSTERIOR_SCHEMA
     running = not is_posterior and root.attrs.get("status") == "running"
     problems = _check_posterior(folder, root) if is_posterior else _check_products(root)
+    for name, _ in root.groups():
+        problems += _check_metadata_file(folder, name)
     arrays = sorted(
         ((name, member) for name, member in root.members(max_depth=None) if isinstance(member, zarr.Array)),
         key=lambda item: item[0],
@@ -120,7 +122,7 @@ def check_store(path: str | Path, progress: Callable[[int, int], None] | None = 
         if missing and running:
             problems.append(Problem(name, None, None, f"incomplete: {n_file - len(missing)} of {n_file} blocks"))
         else:
-            problems += [Problem(name, file, None, "the file is missing; make this part anew") for file in missing]
+            problems += [Problem(name, file, None, "the file is missing") for file in missing]
     return problems
 
 
@@ -136,10 +138,10 @@ def _check_file(folder: Path, name: str, array: zarr.Array[Any], file: str, inde
     n_chunk = math.prod(grid)
     if (folder / file).stat().st_size == 0:
         # zarr takes an empty shard for one that holds nothing and gives its readers the fill value
-        return [Problem(name, file, None, "the file is empty; make this part anew")]
+        return [Problem(name, file, None, "the file is empty")]
     # A shard leaves out chunks without an error, and readers then see the fill value.
     problems = [
-        Problem(name, file, inner, "the chunk is missing from its shard; make this part anew")
+        Problem(name, file, inner, "the chunk is missing from its shard")
         for inner in _absent_chunks(folder / file, array, grid)
     ]
 
@@ -174,7 +176,7 @@ def _read_error(array: zarr.Array[Any], start: Index, stop: Index) -> Exception 
 
 def _damaged(error: Exception) -> str:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return f"damaged, make this part anew ({reason})"
+    return f"damaged ({reason})"
 
 
 def _groups(grid: Index, array: zarr.Array[Any]) -> Iterator[tuple[slice, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -26,6 +27,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+REMEDY = (
+    "Products: remove the named files and run the same 'crdist post' again, which computes just those blocks (where a "
+    "zarr.json is damaged, remove the store). A posterior: import or pack it anew."
+)
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -42,7 +48,8 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Options of every command; ``main`` reads ``--debug`` itself, for errors before this is called."""
+    """Posterior samples of 3D Galactic fields in, every product with correct per-sample statistics out."""
+    # main() takes --debug out of the arguments itself, wherever it stands; it is declared for the help
 
 
 @app.command("import")
@@ -50,7 +57,9 @@ def import_(
     file: Annotated[Path, typer.Argument(help="A published map: FITS or .npz.")],
     store: Annotated[Path, typer.Argument(help="Posterior store to create (Zarr).")],
     layout: Annotated[str | None, typer.Option(help="Layout of the file; default: recognised.")] = None,
-    units: Annotated[str | None, typer.Option(help="Unit of the density, where the file does not say.")] = None,
+    units: Annotated[
+        str | None, typer.Option(help="Unit of the density, where the file does not say it or says it wrongly.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the variable, where the layout leaves it open.")] = None,
 ) -> None:
     """Turn a published map into a posterior store, streamed: memory stays below 1 GiB."""
@@ -113,13 +122,18 @@ def post(
     wanted = Recipe.default() if recipe is None else Recipe.from_yaml(recipe)
     if settings:
         wanted = wanted.with_overrides(settings)
-    plan = plan_run(str(posterior), wanted)
-    local = _local_workers(workers, threads, memory)
+    plan = plan_run(posterior, wanted, products)
+    if scheduler is not None and (threads, memory) != (None, None):
+        raise RecipeError(
+            "--threads and --memory are of workers started here; with --scheduler its workers have their own"
+        )
     with ExitStack() as stack:
         client = None
         if scheduler is not None:
             client = stack.enter_context(connect(scheduler))
             local = _remote_workers(client)
+        else:
+            local = _local_workers(workers, threads, memory)
         if plan_only:
             _print_plan(plan, local, as_json)
             plan.check(local)
@@ -196,7 +210,7 @@ def check(store: Annotated[Path, typer.Argument(help="A posterior or products st
     elif problems:
         for problem in problems:
             print(problem)
-        print(f"{store}: {len(problems)} problem{'s' * (len(problems) > 1)}")
+        print(f"{store}: {len(problems)} problem{'s' * (len(problems) > 1)}. {REMEDY}")
     else:
         print(f"{store}: sound")
     if problems:
@@ -219,11 +233,17 @@ def demo(
 def main() -> None:
     """Run the command line: an error is one line, its traceback goes to the log.
 
-    Exit status 0: done. 1: an error, or problems found. 2: the command line itself is wrong. 130: interrupted.
+    Exit status 0: done. 1: an error, or problems found. 2: the command line itself is wrong. 128 + n: signal n.
     """
-    debug = "--debug" in sys.argv[1:]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
-        app()
+        app(arguments)
+    except _Interrupted as interrupted:
+        print("crdist: interrupted; what is finished is kept: run the same command again to go on", file=sys.stderr)
+        sys.exit(128 + interrupted.number)
     except (CrdistError, OSError) as error:
         if debug:
             raise
@@ -231,9 +251,6 @@ def main() -> None:
         print(f"crdist: error: {text}", file=sys.stderr)
         _log_traceback()
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("crdist: interrupted; what is finished is kept", file=sys.stderr)
-        sys.exit(130)
     except Exception as error:
         if debug:
             raise
@@ -244,6 +261,21 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C, or a batch system's wish to end; nothing between here and ``main`` may catch it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _interrupt(number: int, _: Any) -> None:
+    # once is enough: a second signal must not cut the tidying up short
+    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(other, signal.SIG_IGN)
+    raise _Interrupted(number)
 
 
 def _local_workers(workers: int, threads: int | None, memory: str | None) -> Any:
@@ -283,13 +315,14 @@ def _print_plan(plan: Any, workers: Any, as_json: bool) -> None:
 
     title = f"{data['quantity']} of {data['posterior']}, {data['n_sample']} samples"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for name in ("product", "kind", "shape", "blocks", "M voxel-samples", "written", "memory/block"):
-        table.add_column(name, justify="left" if name in ("product", "kind") else "right", no_wrap=True)
+    for name in ("product", "kind", "shape", "inside data", "blocks", "Mvs", "written", "memory/block"):
+        table.add_column(name, justify="left" if name in ("product", "kind") else "right", overflow="fold")
     for product in data["products"]:
         table.add_row(
             product["name"],
             product["kind"],
-            " x ".join(map(str, product["shape"])),
+            "x".join(map(str, product["shape"])),
+            "" if product["inside_data"] is None else f"{product['inside_data']:.0%}",
             str(product["blocks"]),
             f"{product['voxel_samples'] / 1e6:.1f}",
             format_bytes(product["bytes_written"]),
@@ -299,14 +332,14 @@ def _print_plan(plan: Any, workers: Any, as_json: bool) -> None:
     if not console.is_terminal:
         console.width = 160
     console.print(table)
-    console.print(
-        f"{data['tasks']} tasks on {workers.processes} worker(s) x {workers.threads} threads; reads "
-        f"{format_bytes(data['bytes_read_per_worker'])} a worker, writes {format_bytes(data['bytes_written'])}; "
-        f"peak memory "
-        f"{format_bytes(data['peak_bytes_per_worker'])} a worker of {format_bytes(data['memory_bytes_per_worker'])}",
-        highlight=False,
-        soft_wrap=True,
+    size = {key: format_bytes(value) for key, value in data.items() if "bytes" in key}
+    lines = (
+        f"Mvs: million voxel-samples. {data['blocks']} blocks and {len(data['products'])} last steps",
+        f"on {workers.processes} worker(s) x {workers.threads} threads;",
+        f"reads {size['bytes_read_per_worker']} a worker, writes {size['bytes_written']};",
+        f"peak memory {size['peak_bytes_per_worker']} a worker of {size['memory_bytes_per_worker']}",
     )
+    console.print(" ".join(lines), highlight=False, soft_wrap=True)
 
 
 def _os_error(error: OSError) -> str:

@@ -42,6 +42,9 @@ POSTERIOR_DIMS = ("pixel", "shell", "sample")
 
 COORDINATES = ("cell_ids", "distance", "distance_edges", "sample")
 
+COMPUTING = ("numpy", "zarr", "xarray", "healpy", "astropy", "numba", "llvmlite", "dask", "distributed")
+"""Packages that take part in a number."""
+
 MAIN_QUANTITY = "density"
 """The name by which a recipe asks for a store's main variable, whatever that is called."""
 
@@ -193,7 +196,7 @@ def read_posterior_header(path: str | Path) -> PosteriorHeader:
 
 
 def versions(
-    packages: Sequence[str] = ("numpy", "zarr", "xarray", "healpy", "astropy", "numba"),
+    packages: Sequence[str] = COMPUTING,
 ) -> dict[str, str]:
     """Versions of crdist and of what computes with it, for provenance."""
     from crdist import __version__

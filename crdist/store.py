@@ -7,12 +7,11 @@ which is what an inference writes. Both are sharded, checksummed and read alike.
 
 from __future__ import annotations
 
-import os
-import shutil
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from crdist.durable import DurableStore, remove_partial_files
+from crdist.durable import DurableStore, new_store, remove_partial_files
 from crdist.errors import SchemaError, StoreExistsError
 from crdist.frames import Frame
 from crdist.grids import SphericalGrid
@@ -36,6 +35,7 @@ from crdist.schema import (
     Variable,
     open_group,
     read_posterior_header,
+    versions,
 )
 from crdist.units import parse_unit
 
@@ -48,10 +48,13 @@ __all__ = [
     "consolidate",
     "create_posterior",
     "new_store",
+    "open_for_reading",
+    "open_for_writing",
     "open_posterior",
     "open_products",
     "pack",
     "posterior_shards",
+    "set_provenance",
     "write_shard",
 ]
 
@@ -60,6 +63,9 @@ CHUNK_SHELLS = 32
 CHUNK_BYTES_MIN, CHUNK_BYTES_MAX = 256 * 1024, 2 * 1024**2
 SHARD_BYTES_MAX = 32 * 1024**2
 SAMPLE_CHUNK = 4096
+
+_opening = threading.Lock()
+"""Which codecs an array gets is a setting of the process when it is opened; writers must get zarr's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +196,7 @@ def write_shard(header: PosteriorHeader, variable: str, shard: Shard, values: np
     for part, size, most in zip(shard.region, sizes, whole, strict=True):
         if part.start % size or not part.start < part.stop == min(part.start + size, most):
             raise SchemaError(f"{header.path}: {shard} is not one whole shard of {variable!r}")
-    array = _open_for_writing(header.path, variable)
+    array = open_for_writing(header.path, variable)
     array[shard.region] = np.ascontiguousarray(values, dtype=np.float32)
 
 
@@ -210,7 +216,8 @@ def append_sample(path: str | Path, values: Mapping[str, npt.NDArray[np.floating
     Raises
     ------
     SchemaError
-        If the store is packed, or names or shapes differ from the store's.
+        If the store is packed, names or shapes differ from the store's, or a value is infinite or beyond single
+        precision. NaN marks a value that is unknown.
     """
     header = read_posterior_header(path)
     if header.layout != "appended":
@@ -219,20 +226,29 @@ def append_sample(path: str | Path, values: Mapping[str, npt.NDArray[np.floating
     if set(values) != names:
         raise SchemaError(f"{header.path}: a sample has {sorted(names)}, got {sorted(values)}")
     expected = (header.grid.n_pixel, header.grid.n_shell)
+    single = {}
     for name, array in values.items():
         if array.shape != expected:
             raise SchemaError(f"{header.path}: {name!r} of a sample has shape {expected}, got {array.shape}")
+        with np.errstate(over="ignore"):
+            single[name] = np.asarray(array, dtype=np.float32)
+        n_infinite = np.count_nonzero(np.isinf(single[name]))
+        if n_infinite:
+            raise SchemaError(
+                f"{header.path}: {name!r} of a sample is infinite, or beyond single precision, in {n_infinite} of "
+                f"{array.size} cells; mark unknown values as NaN"
+            )
     remove_partial_files(header.path)
     index = header.n_sample
-    for name, array in values.items():
-        stored = _open_for_writing(header.path, name)
+    for name, array in single.items():
+        stored = open_for_writing(header.path, name)
         # An earlier writer may have died after resizing: what readers see is the root's record, so start from that.
         stored = _with_samples(stored, index + 1)
-        stored[:, :, index : index + 1] = np.asarray(array, dtype=np.float32)[:, :, None]
-    labels = _with_samples(_open_for_writing(header.path, "sample"), index + 1)
+        stored[:, :, index : index + 1] = array[:, :, None]
+    labels = _with_samples(open_for_writing(header.path, "sample"), index + 1)
     labels[: index + 1] = np.arange(index + 1)
     for name in (*values, "sample"):
-        stored = _open_for_writing(header.path, name)
+        stored = open_for_writing(header.path, name)
         stored.resize((*stored.shape[:-1], index + 1))
     consolidate(header.path)
     return index
@@ -243,6 +259,7 @@ def open_posterior(path: str | Path) -> xr.Dataset:
 
     Beside what plain ``xarray.open_zarr`` gives, it holds the derived variables and, along ``shell``, the
     coordinates ``distance_lower`` and ``distance_upper`` [kpc], which stay with a variable taken out of the dataset.
+    The coordinates that tell the grid are in memory, so that nothing computes where they are looked at.
 
     Raises
     ------
@@ -259,6 +276,7 @@ def open_posterior(path: str | Path) -> xr.Dataset:
     kpc = {"units": "kpc"}
     return dataset.assign_coords(
         # known from the attributes: reading them would be a computation
+        cell_ids=("pixel", np.arange(header.grid.n_pixel), dataset["cell_ids"].attrs),
         distance=("shell", header.grid.centres, dataset["distance"].attrs),
         distance_lower=("shell", header.grid.edges[:-1], {**kpc, "long_name": "inner edge of the shell"}),
         distance_upper=("shell", header.grid.edges[1:], {**kpc, "long_name": "outer edge of the shell"}),
@@ -294,6 +312,9 @@ def open_products(path: str | Path, *, allow_partial: bool = False) -> xr.DataTr
 def pack(source: str | Path, target: str | Path) -> PosteriorHeader:
     """Rewrite a posterior with all samples in a chunk, shard by shard.
 
+    The provenance is the source's, and under ``packed`` the source's name and the versions that packed it; there is
+    the source's own ``packed``, too, if it has one.
+
     Raises
     ------
     SchemaError
@@ -307,6 +328,9 @@ def pack(source: str | Path, target: str | Path) -> PosteriorHeader:
     if header.n_sample == 0:
         raise SchemaError(f"{header.path}: holds no sample yet")
     grid = SphericalGrid(header.grid.nside, header.grid.edges_kpc, header.grid.centres_kpc, "nested")
+    record: dict[str, Any] = {"versions": versions(), "from": header.path.absolute().name}
+    if "packed" in header.provenance:
+        record["packed"] = header.provenance["packed"]
     with new_store(target) as folder:
         packed = create_posterior(
             folder,
@@ -314,7 +338,7 @@ def pack(source: str | Path, target: str | Path) -> PosteriorHeader:
             header.variables,
             n_sample=header.n_sample,
             layout="packed",
-            provenance=header.provenance,
+            provenance={**header.provenance, "packed": record},
             derived=header.derived,
             main=header.main,
             frame=header.frame,
@@ -332,36 +356,32 @@ def pack(source: str | Path, target: str | Path) -> PosteriorHeader:
     return read_posterior_header(target)
 
 
+def set_provenance(folder: str | Path, provenance: Mapping[str, Any]) -> None:
+    """Replace the provenance of a store, in one rename.
+
+    Parameters
+    ----------
+    folder : path
+        The store.
+    provenance : mapping
+        Plain data, all of it: what the store has is not kept.
+
+    Raises
+    ------
+    SchemaError
+        If the folder is no store of this schema version.
+    """
+    open_group(folder)
+    # zarr writes the consolidated metadata that it read back with the attributes.
+    zarr.open_group(DurableStore(Path(folder)), mode="r+").update_attributes({"provenance": dict(provenance)})
+
+
 def consolidate(folder: Path) -> None:
     """Put the metadata of all arrays of a store into its root's, in one rename: what readers go by."""
     with warnings.catch_warnings():
         # zarr warns that other readers of Zarr v3 may not know consolidated metadata; they then read the arrays' own.
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
         zarr.consolidate_metadata(DurableStore(folder))
-
-
-@contextmanager
-def new_store(path: str | Path) -> Iterator[Path]:
-    """A folder beside ``path`` to build a store in; it takes its name when the block ends without an error.
-
-    Raises
-    ------
-    StoreExistsError
-        If ``path`` exists.
-    """
-    target = Path(path)
-    if target.exists():
-        raise StoreExistsError(f"{target}: exists already; choose another name or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(f".{target.name}.building-*"):
-        if not Path(f"/proc/{left.name.rpartition('-')[2]}").exists():
-            shutil.rmtree(left, ignore_errors=True)
-    folder = target.parent / f".{target.name}.building-{os.getpid()}"
-    try:
-        yield folder
-        os.rename(folder, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _chunks_and_shards(
@@ -427,8 +447,19 @@ def _write_coordinates(root: zarr.Group, grid: SphericalGrid, n_sample: int) -> 
     coordinate("sample", "sample", np.arange(n_sample), {"long_name": "posterior sample"}, chunk=SAMPLE_CHUNK)
 
 
-def _open_for_writing(folder: Path, name: str) -> zarr.Array[Any]:
-    return zarr.open_array(DurableStore(folder), path=name, mode="r+", config={"write_empty_chunks": True})
+def open_for_reading(folder: Path, name: str) -> zarr.Array[Any]:
+    """An array of a store, read by the ``zarrs`` codecs where those are installed: about twice as fast."""
+    fast = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"} if find_spec("zarrs") else {}
+    with _opening, zarr.config.set(fast):
+        return zarr.open_array(str(folder), path=name, mode="r")
+
+
+def open_for_writing(folder: Path, name: str) -> zarr.Array[Any]:
+    """An array of a store, such that every write is on the disk when it returns and no chunk is left out."""
+    # Without this a chunk of fill values alone would not be written, and look like one that was lost. zarr.open_array
+    # takes a config, too, but ignores it for an array that exists.
+    with _opening:
+        return zarr.open_array(DurableStore(folder), path=name, mode="r+").with_config({"write_empty_chunks": True})
 
 
 def _with_samples(array: zarr.Array[Any], n_sample: int) -> zarr.Array[Any]:

@@ -155,10 +155,12 @@ def write_healpix_shells(
     units="cm-3",
     edges="keywords",
     coord="G",
+    with_n_shell=True,
 ):
     """A HEALPix table a shell: a folder of healpy's files, or one file if the path ends in ".fits".
 
-    ``edges`` is "keywords" (R_INNER, R_OUTER), or "table".
+    ``edges`` is "keywords" (R_INNER, R_OUTER), or "table". NSHELL is in the primary header of the one file, or in
+    the header of each table of the folder.
     """
     path = Path(path)
     edges_kpc = shell_edges(n_shell)
@@ -168,6 +170,7 @@ def write_healpix_shells(
     # Files whose names are not in the order of distance show that the keywords count.
     order = range(n_shell) if edges == "table" else reversed(range(n_shell))
     parts = []
+    stated = [("NSHELL", n_shell)] if with_n_shell else []
     for i, shell in enumerate(order):
         parts.append(folder / f"shell_{i:04d}.fits")
         keywords = [("R_INNER", edges_kpc[shell], "kpc"), ("R_OUTER", edges_kpc[shell + 1], "kpc")]
@@ -179,13 +182,13 @@ def write_healpix_shells(
             coord=coord,
             column_names=[f"SAMPLE_{k}" for k in range(n_sample)],
             column_units=units,
-            extra_header=keywords if edges == "keywords" else (),
+            extra_header=(keywords if edges == "keywords" else []) + (stated if folder == path else []),
         )
     if edges == "table":
         parts.append(folder / "edges.fits")
         fits.HDUList([fits.PrimaryHDU(), column("radial pixel edges", edges_kpc, "kpc")]).writeto(parts[-1])
     if folder != path:
-        hdus = fits.HDUList([fits.PrimaryHDU()])
+        hdus = fits.HDUList([fits.PrimaryHDU(header=fits.Header(stated))])
         for part in parts:
             with fits.open(part, memmap=False) as hdul:
                 hdus.append(hdul[1].copy())

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
+import signal
+import socket
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["available_cores", "available_memory", "connect", "local_client"]
 
 CONNECT_SECONDS = 15
-CLOSE_SECONDS = 10
 
 
 def available_cores() -> int:
@@ -39,7 +43,7 @@ def local_client(workers: int, threads: int, worker_bytes: int) -> Iterator[Clie
     """A client of a cluster of ``workers`` processes with ``threads`` threads and ``worker_bytes`` of memory each.
 
     Everything listens on the loopback interface; the diagnostic dashboard is off. When the driver dies, however it
-    does, its workers end too.
+    does, its workers end too; they ignore Ctrl-C.
     """
     import dask
     from distributed import Client, LocalCluster
@@ -59,22 +63,24 @@ def local_client(workers: int, threads: int, worker_bytes: int) -> Iterator[Clie
     # one block is one thread's work: libraries must not start threads of their own
     pinned = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    with (
-        dask.config.set(settings),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=threads,
-            memory_limit=worker_bytes,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,
-            env=pinned,
-            local_directory=tempfile.gettempdir(),
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
+    with dask.config.set(settings), ExitStack() as stack:
+        with _interrupts_ignored():
+            cluster = stack.enter_context(
+                LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=threads,
+                    memory_limit=worker_bytes,
+                    processes=True,
+                    host="127.0.0.1",
+                    # a free port for what is left of the dashboard: its health page
+                    dashboard_address="127.0.0.1:0",
+                    scheduler_kwargs={"dashboard": False},
+                    silence_logs=logging.CRITICAL,
+                    env=pinned,
+                    local_directory=tempfile.gettempdir(),
+                )
+            )
+        yield stack.enter_context(Client(cluster, set_as_default=False))
 
 
 @contextmanager
@@ -88,19 +94,39 @@ def connect(scheduler: str) -> Iterator[Client]:
     """
     from distributed import Client
 
-    as_file = Path(scheduler).is_file()
     try:
-        client = Client(
-            **({"scheduler_file": scheduler} if as_file else {"address": scheduler}),
-            timeout=CONNECT_SECONDS,
-            set_as_default=False,
-        )
-    except (OSError, TimeoutError, ValueError) as error:
+        address = json.loads(Path(scheduler).read_text())["address"] if Path(scheduler).is_file() else scheduler
+    except (ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"scheduler {scheduler}: no answer within {CONNECT_SECONDS} s ({error}); is it running, and "
-            f"reachable from here?"
+            f"scheduler file {scheduler}: cannot be read ({error!r}); is it one of a Dask scheduler?"
+        ) from error
+    match = re.fullmatch(r"[a-z]+://(.+):([0-9]+)", address)
+    if match is None:
+        raise RunError(
+            f"scheduler {address!r}: give an address such as tcp://host:8786, or the path of a scheduler file"
+        )
+    try:
+        # A client that fails to connect cannot be closed and complains later; so see first whether anything listens.
+        socket.create_connection((match[1], int(match[2])), timeout=CONNECT_SECONDS).close()
+        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"scheduler {address}: does not answer ({error}); is it running, and reachable from here?"
         ) from error
     with client:
         if not client.nthreads():
-            raise RunError(f"scheduler {scheduler}: has no workers; start some and run the same command again")
+            raise RunError(f"scheduler {address}: has no workers; start some and run the same command again")
         yield client
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Let processes started inside ignore Ctrl-C, which a terminal sends to all: their driver ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -10,19 +10,32 @@ import itertools
 import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import IO, Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from crdist.errors import InputFileError
 
-__all__ = ["BLOCK_BYTES", "FileArray", "PixelSelection", "SampleImage", "physical_values", "read_items", "shifted"]
+__all__ = [
+    "BLOCK_BYTES",
+    "FileArray",
+    "PixelSelection",
+    "SampleImage",
+    "physical_values",
+    "read_items",
+    "read_pieces",
+    "reading",
+    "shifted",
+]
 
 BLOCK_BYTES = 16 * 1024**2
 """Read at once, at most."""
+PIECE_BYTES = 4 * 1024**2
+"""Read at once of what is read from its beginning to its end."""
 SEEK_BYTES = 16 * 1024
 """Reading this much costs about as much as a seek: shorter runs are read with what lies between them."""
 WIDEN_BYTES = 64 * SEEK_BYTES
@@ -30,6 +43,37 @@ WIDEN_BYTES = 64 * SEEK_BYTES
 
 AxisName = Literal["pixel", "shell", "sample"]
 Index = slice | npt.NDArray[np.intp]
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Name the file that cannot be read: a failure that reached the writer would be taken for the target's.
+
+    Raises
+    ------
+    InputFileError
+        In place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputFileError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def read_pieces(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    """What is left of a file, in pieces of at most `PIECE_BYTES`.
+
+    Raises
+    ------
+    InputFileError
+        If it cannot be read; what goes wrong where a piece is used stays as it is.
+    """
+    while True:
+        with reading(path):
+            piece = file.read(PIECE_BYTES)
+        if not piece:
+            return
+        yield piece
 
 
 def read_items(
@@ -57,14 +101,12 @@ def read_items(
     """
     items = np.empty(shape, dtype=dtype)
     view = memoryview(items.reshape(-1).view(np.uint8).data)
-    try:
+    with reading(path):
         while view:
             n_read = os.preadv(file.fileno(), [view], offset)
             if n_read == 0:
                 raise InputFileError(f"{path}: ends at byte {offset}, {len(view)} bytes short; fetch it again")
             view, offset = view[n_read:], offset + n_read
-    except OSError as error:
-        raise InputFileError(f"{path}: cannot be read ({error.strerror})") from error
     return items
 
 

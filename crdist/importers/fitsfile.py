@@ -7,6 +7,7 @@ Standard: Pence et al. 2010, A&A 524, A42.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from astropy import units as u
 from astropy.io import fits
 
 from crdist.errors import InputFileError
-from crdist.importers.filearray import FileArray, physical_values, read_items
+from crdist.importers.filearray import FileArray, physical_values, read_items, reading
 
 __all__ = [
     "Column",
@@ -116,11 +117,11 @@ def scan(path: Path) -> tuple[Hdu, ...]:
     Raises
     ------
     InputFileError
-        If the file is cut short, damaged or tile-compressed.
+        If the file cannot be read, is cut short, damaged or tile-compressed.
     """
-    size = path.stat().st_size
     hdus: list[Hdu] = []
-    with open_binary(path) as file:
+    with open_binary(path) as file, reading(path):
+        size = os.fstat(file.fileno()).st_size
         start = 0
         while start < size:
             file.seek(start)
@@ -219,6 +220,8 @@ def _read_header(file: BinaryIO, path: Path, index: int) -> Hdu:
         if int(header["BITPIX"]) not in IMAGE_TYPES or min(naxis, default=0) < 0:
             raise ValueError(f"BITPIX {header['BITPIX']}, axes {naxis}")
     except (OSError, KeyError, ValueError, EOFError, fits.VerifyError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's: astropy's own, for a header without an end, have no number
         raise InputFileError(
             f"{path}: cut short or damaged, the header at byte {start} cannot be read; fetch the file again"
         ) from error

@@ -9,7 +9,11 @@ distances are either
 * in one table with the column ``radial pixel edges`` (kpc if it gives no unit); the shells are then in the
   order of the tables, files in the order of their names.
 
-With healpy: ``write_map(..., coord="G", column_units="cm-3", extra_header=[("R_INNER", 0.05), ...])``.
+NSHELL, the number of shells of the whole map, may stand in a primary header or in those of the tables. It should: of
+a file that was cut between two tables, or a folder that lacks the outermost shells, the rest looks whole. Where it is
+given it must be the number of tables found.
+
+With healpy: ``write_map(..., coord="G", column_units="cm-3", extra_header=[("R_INNER", 0.05), ..., ("NSHELL", 196)])``.
 
 Pixels with healpy's UNSEEN become NaN.
 """
@@ -105,7 +109,8 @@ def open_healpix_fits(path: Path, options: ImportOptions, files: ExitStack, scra
         If a shell is missing, unknown or does not fit the others.
     """
     sources = sorted(path.glob("*.fits")) if path.is_dir() else [path]
-    hdus = [hdu for source in sources for hdu in scan(source) if hdu.shape]
+    parts = [hdu for source in sources for hdu in scan(source)]
+    hdus = [hdu for hdu in parts if hdu.shape]
     unknown = [hdu for hdu in hdus if not _is_sphere(hdu) and not radial_columns(hdu)]
     if unknown:
         raise InputFileError(f"{unknown[0].path}: parts unknown to the layout 'healpix-fits': {describe(unknown)}")
@@ -113,6 +118,12 @@ def open_healpix_fits(path: Path, options: ImportOptions, files: ExitStack, scra
     if not shells:
         raise InputFileError(f"{path}: has no table with PIXTYPE = 'HEALPIX'")
     shells, edges_kpc, centres_kpc = _in_order(path, hdus, shells)
+    for hdu in parts:
+        stated = hdu.header.get("NSHELL", len(shells))
+        if stated != len(shells):
+            raise InputFileError(
+                f"{path}: {len(shells)} shells are there, but NSHELL = {stated!r} in {_place(hdu)}; fetch the rest"
+            )
     first = shells[0]
     for shell in shells:
         for what, here, there in (

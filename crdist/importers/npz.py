@@ -28,7 +28,7 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 
 from crdist.errors import InputFileError
-from crdist.importers.filearray import AxisName, FileArray, SampleImage
+from crdist.importers.filearray import AxisName, FileArray, SampleImage, read_pieces, reading
 from crdist.importers.fitsfile import open_binary
 from crdist.importers.published import (
     MEAN_NOTE,
@@ -44,7 +44,6 @@ __all__ = ["NPZ"]
 
 REQUIRED = ("samples", "distance_edges_kpc", "ordering")
 KNOWN = (*REQUIRED, "distance_centres_kpc", "nside", "units", "name")
-COPY_BYTES = 4 * 1024**2
 SMALL_BYTES = 16 * 1024**2
 """No array beside the samples is longer."""
 LOCAL_HEADER_BYTES = 30
@@ -60,7 +59,8 @@ def open_npz(path: Path, options: ImportOptions, files: ExitStack, scratch: Path
         If an array is missing, unknown, damaged or does not fit the others.
     """
     try:
-        archive = files.enter_context(zipfile.ZipFile(path))
+        with reading(path):
+            archive = files.enter_context(zipfile.ZipFile(path))
         members = {name.removesuffix(".npy"): name for name in archive.namelist()}
         missing = [key for key in REQUIRED if key not in members]
         unknown = sorted(set(members) - set(KNOWN))
@@ -117,23 +117,25 @@ def _samples(path: Path, archive: zipfile.ZipFile, name: str, files: ExitStack, 
     unpacked: BinaryIO | None = None
     if member.compress_type != zipfile.ZIP_STORED:
         unpacked = files.enter_context(_nameless_file(scratch))
-    with archive.open(member) as stream:
+    with reading(path):
+        stream = files.enter_context(archive.open(member))
         dtype, shape = _npy_header(path, stream)
         offset = stream.tell()
-        # To the end in any case: the archive's checksum is verified there.
-        n_data = 0
-        while chunk := stream.read(COPY_BYTES):
-            n_data += len(chunk)
-            if unpacked is not None:
-                unpacked.write(chunk)
+    # To the end in any case: the archive's checksum is verified there.
+    n_data = 0
+    for piece in read_pieces(stream, path):
+        n_data += len(piece)
+        if unpacked is not None:
+            unpacked.write(piece)
     if n_data != dtype.itemsize * int(np.prod(shape, dtype=object)):
         raise InputFileError(f"{path}: samples of shape {shape} do not take {n_data} bytes; fetch the file again")
     if unpacked is not None:
         unpacked.flush()
         return FileArray(unpacked, path, 0, dtype, shape)
     file = files.enter_context(open_binary(path))
-    file.seek(member.header_offset)
-    header = file.read(LOCAL_HEADER_BYTES)
+    with reading(path):
+        file.seek(member.header_offset)
+        header = file.read(LOCAL_HEADER_BYTES)
     # the lengths of the name and of the extra field: those of the archive's directory may differ
     lengths = np.frombuffer(header, dtype="<u2", count=2, offset=26)
     return FileArray(file, path, member.header_offset + LOCAL_HEADER_BYTES + int(lengths.sum()) + offset, dtype, shape)
@@ -160,7 +162,7 @@ def _npy_header(path: Path, stream: IO[bytes]) -> tuple[np.dtype[Any], tuple[int
 def _small_array(path: Path, archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
     if archive.getinfo(name).file_size > SMALL_BYTES:
         raise InputFileError(f"{path}: {name} is too long for what it should be")
-    with archive.open(name) as stream:
+    with reading(path), archive.open(name) as stream:
         try:
             return np.asarray(npy.read_array(stream, allow_pickle=False))
         except ValueError as error:

@@ -12,18 +12,17 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
-from crdist.durable import DurableStore
 from crdist.errors import CrdistError, InputFileError, RecipeError, RunError, StoreExistsError
 from crdist.importers.edenhofer import EDENHOFER
+from crdist.importers.filearray import read_pieces, reading
 from crdist.importers.fitsfile import describe, open_binary, scan
 from crdist.importers.healpix_fits import HEALPIX_FITS
 from crdist.importers.npz import NPZ
 from crdist.importers.published import ImportOptions, MapLayout, PublishedMap
 from crdist.importers.soding import SODING
 from crdist.schema import PosteriorHeader, read_posterior_header, versions
-from crdist.store import Shard, create_posterior, new_store, posterior_shards, write_shard
+from crdist.store import Shard, create_posterior, new_store, posterior_shards, set_provenance, write_shard
 
 __all__ = ["LAYOUTS", "import_map"]
 
@@ -34,7 +33,6 @@ LAYOUTS: Mapping[str, MapLayout] = MappingProxyType(
 
 READ_BYTES = 256 * 1024**2
 """Samples held at once: a map in ring order is read once for each such part of a layer of shells."""
-HASH_BYTES = 4 * 1024**2
 TILE_PIXELS = 256
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -87,10 +85,11 @@ def import_map(
         If the target cannot be written.
     """
     source, target = Path(source), Path(target)
-    if target.exists():
-        raise StoreExistsError(f"{target}: exists already; choose another name or remove it")
-    chosen = _layout_of(source, layout)
     try:
+        if target.exists():
+            raise StoreExistsError(f"{target}: exists already; choose another name or remove it")
+        with reading(source):
+            chosen = _layout_of(source, layout)
         with ExitStack() as files:
             published = chosen.open(source, ImportOptions(units, name), files, _existing_folder(target))
             with new_store(target) as folder:
@@ -112,7 +111,7 @@ def import_map(
                     main=published.main,
                 )
                 n_nan = _copy(source, published, header, progress)
-                _set_provenance(folder, {**provenance, "n_nan": n_nan})
+                set_provenance(folder, {**provenance, "n_nan": n_nan})
     except CrdistError:
         raise
     except OSError as error:
@@ -261,30 +260,28 @@ def _count_nan(source: Path, variable: str, shard: Shard, values: npt.NDArray[np
 
 def _identity(source: Path) -> dict[str, Any]:
     """Name, size and digest of a file; of a folder, the digest of what ``sha256sum *.fits`` prints."""
-    if source.is_file():
-        return {"name": source.name, "bytes": source.stat().st_size, "sha256": _sha256(source)}
-    parts = sorted(source.glob("*.fits"))
-    listing = "".join(f"{_sha256(part)}  {part.name}\n" for part in parts)
+    with reading(source):
+        parts = sorted(source.glob("*.fits")) if source.is_dir() else [source]
+    read = [_size_and_sha256(part) for part in parts]
+    if parts == [source]:
+        ((size, digest),) = read
+        return {"name": source.name, "bytes": size, "sha256": digest}
+    listing = "".join(f"{digest}  {part.name}\n" for part, (_, digest) in zip(parts, read, strict=True))
     return {
         "name": source.name,
-        "bytes": sum(part.stat().st_size for part in parts),
+        "bytes": sum(size for size, _ in read),
         "sha256": hashlib.sha256(listing.encode()).hexdigest(),
         "files": len(parts),
     }
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
+def _size_and_sha256(path: Path) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
     with open_binary(path) as file:
-        while chunk := file.read(HASH_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _set_provenance(folder: Path, provenance: Mapping[str, Any]) -> None:
-    """Replace the provenance of a store that nobody reads yet."""
-    root = zarr.open_group(DurableStore(folder), mode="r+")
-    root.update_attributes({"provenance": dict(provenance)})
+        for piece in read_pieces(file, path):
+            digest.update(piece)
+            size += len(piece)
+    return size, digest.hexdigest()
 
 
 def _existing_folder(path: Path) -> Path:

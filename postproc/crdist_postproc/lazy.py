@@ -1,4 +1,9 @@
-"""Regrid, project and slice lazily: xarray in, xarray out, nothing computed until asked."""
+"""Regrid, project and slice lazily: xarray in, xarray out, nothing computed until asked.
+
+Any voxel may need any cell, so one worker lays the whole field out in memory, once for all tiles: 4 bytes for each
+sample of a cell, samples padded to whole vectors. While it does so it holds the samples' chunks and their join, too:
+count on three times the size of the samples. A run (``crdist.run_products``) fills its field piece by piece.
+"""
 
 from __future__ import annotations
 
@@ -58,12 +63,8 @@ def regrid(
         If the samples lack the coordinates that tell their grid.
     """
     blocks = tiles("regrid", grid.shape[:2], grid.z.n * _n_sample(samples), 8 * grid.z.n * _n_sample(samples))
-
-    def values(field: Field, block: Block) -> npt.NDArray[np.float32]:
-        starts, step, order = tile_rows(grid, "z", block)
-        return in_tile(fill_rows(field, starts, step, grid.z.n), order, block.shape)
-
-    data = _blockwise(samples, blocks, values, (grid.z.n,), np.float32, method, value_space, inner)
+    field = _field(samples, method, value_space, inner)
+    data = _from_tiles(_regrid_tile, field, (grid,), blocks, (grid.z.n, _n_sample(samples)), np.float32)
     return _wrap(data, samples, grid, ("x", "y", "z"), {})
 
 
@@ -94,14 +95,8 @@ def project(
     depth = grid.axis(axis).n
     units, factor = integral_unit(_units(samples))
     blocks = tiles("project", plane, depth * _n_sample(samples), 16 * _n_sample(samples))
-
-    def values(field: Field, block: Block) -> npt.NDArray[np.float64]:
-        starts, step, order = tile_rows(grid, axis, block)
-        total, count = sum_rows(field, starts, step, depth)
-        total[count == 0] = np.nan
-        return in_tile(total * (grid.axis(axis).step * factor), order, block.shape)
-
-    data = _blockwise(samples, blocks, values, (), np.float64, method, value_space, inner)
+    field = _field(samples, method, value_space, inner)
+    data = _from_tiles(_project_tile, field, (grid, axis, factor), blocks, (_n_sample(samples),), np.float64)
     limits = [grid.axis(axis).lower_kpc, grid.axis(axis).upper_kpc]
     name = f"{_long_name(samples)} integrated over {axis}"
     return _wrap(
@@ -142,9 +137,9 @@ def spherical_grid_of(samples: xr.DataArray) -> SphericalGrid:
     Raises
     ------
     SchemaError
-        If a coordinate is missing.
+        If a coordinate is missing, or ``cell_ids`` has lost the attributes that tell its scheme.
     GridError
-        If the coordinates are no grid, or some pixels or shells were dropped.
+        If the coordinates are no grid, or pixels or shells were dropped or are in another order.
     """
     if not {"pixel", "shell"} <= set(samples.dims):
         raise SchemaError(f"samples have dims {POSTERIOR_DIMS}, got {samples.dims}")
@@ -154,6 +149,12 @@ def spherical_grid_of(samples: xr.DataArray) -> SphericalGrid:
             f"samples lack the coordinates {', '.join(sorted(missing))}; take them from crdist.open_posterior(...)"
         )
     cells = samples.coords["cell_ids"]
+    lost = [key for key in ("level", "indexing_scheme") if key not in cells.attrs]
+    if lost:
+        raise SchemaError(
+            f"the coordinate cell_ids of samples has no attribute {' nor '.join(lost)}; "
+            "take samples from crdist.open_posterior(...) and keep the attributes of its coordinates"
+        )
     lower, upper = (np.asarray(samples.coords[f"distance_{side}"]) for side in ("lower", "upper"))
     if not np.array_equal(lower[1:], upper[:-1]):
         raise GridError("samples must keep all shells of their grid, in order")
@@ -163,38 +164,75 @@ def spherical_grid_of(samples: xr.DataArray) -> SphericalGrid:
         centres_kpc=tuple(np.asarray(samples.coords["distance"]).tolist()),
         ordering=cells.attrs["indexing_scheme"],
     )
-    if samples.sizes["pixel"] != grid.n_pixel:
-        raise GridError(f"samples must keep all {grid.n_pixel} pixels of their grid, got {samples.sizes['pixel']}")
+    _check_pixels(cells, grid)
     return grid
 
 
-def _blockwise(
-    samples: xr.DataArray,
-    blocks: tuple[Block, ...],
-    values: Callable[[Field, Block], npt.NDArray[Any]],
-    depth: tuple[int, ...],
-    dtype: Any,
-    method: Method,
-    value_space: ValueSpace,
-    inner: Inner,
-) -> Any:
-    """A Dask array of tiles, each computed from the whole field, which is laid out once."""
+def _check_pixels(cells: xr.DataArray, grid: SphericalGrid) -> None:
+    if cells.size != grid.n_pixel:
+        raise GridError(f"samples must keep all {grid.n_pixel} pixels of their grid, got {cells.size}")
+    ids, whole = np.asarray(cells), np.arange(grid.n_pixel)
+    astray = np.flatnonzero(ids != whole)
+    if astray.size:
+        way_out = (
+            "use samples.sortby('cell_ids')"
+            if np.array_equal(np.sort(ids), whole)
+            else "take them from crdist.open_posterior(...)"
+        )
+        raise GridError(
+            f"samples must keep the pixels of their grid in order, got pixel {ids[astray[0]]} in place {astray[0]}; "
+            f"{way_out}"
+        )
+
+
+def _field(samples: xr.DataArray, method: Method, value_space: ValueSpace, inner: Inner) -> Any:
+    """The whole field, laid out for the kernels, as one Dask task."""
     import dask
     import dask.array as da
 
     grid = spherical_grid_of(samples)
     ordered = samples.expand_dims("sample", axis=-1) if "sample" not in samples.dims else samples
-    array = ordered.transpose(*POSTERIOR_DIMS).data
-    n_sample = array.shape[-1]
-    field = dask.delayed(Field.from_samples, pure=True)(
-        array, grid, method=method, value_space=value_space, inner=inner
-    )
+    array = da.asarray(ordered.transpose(*POSTERIOR_DIMS).data)
+    # Joined here: Dask would join an argument itself, but under a new name in each call.
+    joined = array.rechunk(array.shape).to_delayed(optimize_graph=False).item()
+    layout = dask.delayed(Field.from_samples, pure=True)
+    return layout(joined, grid, method=method, value_space=value_space, inner=inner)
+
+
+def _from_tiles(
+    compute: Callable[..., npt.NDArray[Any]],
+    field: Any,
+    options: tuple[Any, ...],
+    blocks: tuple[Block, ...],
+    depth: tuple[int, ...],
+    dtype: Any,
+) -> Any:
+    """A Dask array of tiles, each ``compute(field, block, *options)`` of shape ``(*block.shape, *depth)``.
+
+    ``compute`` is a function of a module: Dask names tasks by it, and by equal names computes once what equal calls
+    share. The name of a closure would be another each time.
+    """
+    import dask
+    import dask.array as da
+
+    tile = dask.delayed(compute, pure=True)
     columns: dict[int, list[Any]] = {}
     for block in blocks:
-        tile = dask.delayed(values, pure=False)(field, block)
-        part = da.from_delayed(tile, (*block.shape, *depth, n_sample), dtype=dtype)
+        part = da.from_delayed(tile(field, block, *options), (*block.shape, *depth), dtype=dtype)
         columns.setdefault(block.bounds[0][0], []).append(part)
     return da.concatenate([da.concatenate(parts, axis=1) for parts in columns.values()], axis=0)
+
+
+def _regrid_tile(field: Field, block: Block, grid: CartesianGrid) -> npt.NDArray[Any]:
+    starts, step, order = tile_rows(grid, "z", block)
+    return in_tile(fill_rows(field, starts, step, grid.z.n), order, block.shape)
+
+
+def _project_tile(field: Field, block: Block, grid: CartesianGrid, axis: AxisName, factor: float) -> npt.NDArray[Any]:
+    starts, step, order = tile_rows(grid, axis, block)
+    total, count = sum_rows(field, starts, step, grid.axis(axis).n)
+    total[count == 0] = np.nan
+    return in_tile(total * (grid.axis(axis).step * factor), order, block.shape)
 
 
 def _wrap(

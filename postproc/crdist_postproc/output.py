@@ -7,6 +7,8 @@ written, so a block with a record is there whatever was killed, and one without 
 from __future__ import annotations
 
 import io
+import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from zarr.codecs import Crc32cCodec
 from crdist.durable import DurableStore, remove_partial_files, write_durably
 from crdist.errors import RunError, SchemaError
 from crdist.schema import PRODUCTS_SCHEMA, SCHEMA_VERSION, open_group
-from crdist.store import consolidate, new_store
+from crdist.store import consolidate, new_store, open_for_writing
 from crdist_postproc.products.base import ArraySpec, Block, BlockResult, Coordinate, Product
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "declare_complete",
     "finished_blocks",
     "read_partial",
+    "samples_begun_with",
     "write_block",
     "write_last_step",
 ]
@@ -39,9 +42,11 @@ LAST_STEP = "last"
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """The folder beside a products store: records of finished blocks, log, recipe, timings."""
+    """The folder beside a products store: records of finished blocks, log, recipe, plan, timings."""
 
     store: Path
+    key: str = ""
+    """Digest of recipe and source: a task that outlives its run must not answer for another run of the same name."""
 
     @property
     def path(self) -> Path:
@@ -51,7 +56,7 @@ class RunFolder:
     @property
     def done(self) -> Path:
         """Records of finished blocks."""
-        return self.path / "done"
+        return self.path / "done" / self.key
 
     @property
     def log(self) -> Path:
@@ -68,8 +73,8 @@ class RunFolder:
 
     def forget(self) -> None:
         """Remove the records of an earlier store of this name."""
-        for record in self.done.glob("*.npz"):
-            record.unlink()
+        shutil.rmtree(self.path / "done", ignore_errors=True)
+        self.prepare()
 
     def clean(self) -> None:
         """Remove what killed writers left half-written, here and in the store."""
@@ -151,16 +156,14 @@ def write_last_step(folder: RunFolder, product: Product, arrays: Mapping[str, Ar
 def finished_blocks(folder: RunFolder, product: Product) -> tuple[set[int], bool]:
     """The indices of the blocks that are done, and whether the last step is.
 
-    A record counts if all files of its block are there, too.
+    A record counts if all its files are there, too, and not empty.
     """
-    done = set()
-    # what the blocks write; small arrays of the last step have a file of their own
-    for block in product.blocks():
-        if folder.record(product.name, block.name).exists() and all(
-            path.exists() for path in _block_files(folder.store, product, block)
-        ):
-            done.add(block.index)
-    last = folder.record(product.name, LAST_STEP).exists()
+    done = {
+        block.index
+        for block in product.blocks()
+        if folder.record(product.name, block.name).exists() and _present(_block_files(folder.store, product, block))
+    }
+    last = folder.record(product.name, LAST_STEP).exists() and _present(_last_files(folder.store, product))
     return done, last and len(done) == len(product.blocks())
 
 
@@ -171,10 +174,11 @@ def read_partial(folder: RunFolder, product: Product, block: Block) -> dict[str,
 
 
 def declare_complete(path: Path) -> None:
-    """Say in the root attributes that every block is there."""
-    root = zarr.open_group(DurableStore(path), mode="r+", use_consolidated=False)
-    root.attrs["status"] = "complete"
-    consolidate(path)
+    """Say in the root attributes that every block is there: one file, replaced in one rename."""
+    root = path / "zarr.json"
+    metadata = json.loads(root.read_text())
+    metadata["attributes"]["status"] = "complete"
+    write_durably(root, json.dumps(metadata, indent=2).encode())
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
@@ -188,11 +192,20 @@ def read_attributes(path: Path) -> dict[str, Any]:
     return open_group(path, PRODUCTS_SCHEMA).attrs.asdict()
 
 
+def samples_begun_with(path: Path) -> int | None:
+    """Number of samples of a products store whose run is not complete; None where there is no such store."""
+    try:
+        attributes = read_attributes(path)
+    except SchemaError:
+        return None
+    return int(attributes["n_sample"]) if attributes.get("status") == "running" else None
+
+
 def _create_array(group: zarr.Group, spec: ArraySpec) -> None:
     group.create_array(
         spec.name,
         shape=spec.shape,
-        dtype="float64" if spec.name.startswith(("total_", "fit_", "mass_")) else "float32",
+        dtype=spec.dtype,
         chunks=spec.inner_chunks or spec.chunks,
         shards=spec.chunks if spec.inner_chunks else None,
         compressors=[Crc32cCodec()],
@@ -233,24 +246,37 @@ def _write_region(store: Path, product: Product, name: str, block: Block, values
 
 def _block_files(store: Path, product: Product, block: Block) -> list[Path]:
     """The files that a block writes."""
-    if block.kind == "native" and product.kind != "sky":
+    if not product.blocks_write(block):
         return []
-    last_only = product.kind in ("radial", "vertical")
     found = []
-    for spec in () if last_only else product.arrays():
-        if spec.dims[: len(product.dims)] != product.dims:
-            continue
-        index = [start // size for (start, _), size in zip(block.bounds, spec.chunks, strict=False)]
-        index += [0] * (len(spec.shape) - len(index))
-        found.append(store / product.name / spec.name / "c" / "/".join(map(str, index)))
+    for spec in product.arrays():
+        if spec.dims[: len(product.dims)] == product.dims:
+            index = [start // size for (start, _), size in zip(block.bounds, spec.chunks, strict=False)]
+            found.append(_file(store, product, spec, [*index, *[0] * (len(spec.shape) - len(index))]))
     return found
+
+
+def _last_files(store: Path, product: Product) -> list[Path]:
+    """The files that the last step writes: arrays in one piece."""
+    by_blocks = {spec.name for spec in product.arrays() if spec.dims[: len(product.dims)] == product.dims}
+    if not any(map(product.blocks_write, product.blocks())):
+        by_blocks = set()
+    return [
+        _file(store, product, spec, [0] * len(spec.shape)) for spec in product.arrays() if spec.name not in by_blocks
+    ]
+
+
+def _file(store: Path, product: Product, spec: ArraySpec, index: list[int]) -> Path:
+    return store.joinpath(product.name, spec.name, "c", *map(str, index))
+
+
+def _present(files: list[Path]) -> bool:
+    return all(path.exists() and path.stat().st_size > 0 for path in files)
 
 
 def _open(store: Path, product: str, name: str) -> zarr.Array[Any]:
     try:
-        return zarr.open_array(
-            DurableStore(store), path=f"{product}/{name}", mode="r+", config={"write_empty_chunks": True}
-        )
+        return open_for_writing(store, f"{product}/{name}")
     except FileNotFoundError as error:
         raise SchemaError(f"{store}: array {product}/{name} is missing; remove the store and run again") from error
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from crdist.errors import PlanTooLargeError, RecipeError
+from crdist.grids import CartesianGrid, SphericalGrid
 from crdist.schema import PosteriorHeader, read_posterior_header
+from crdist_postproc.output import samples_begun_with
 from crdist_postproc.products import Job, build_jobs
 from crdist_postproc.recipe import Recipe
-from crdist_postproc.source import field_bytes
+from crdist_postproc.source import Source, field_bytes
 
 __all__ = ["ProductPlan", "RunPlan", "Workers", "format_bytes", "parse_bytes", "plan_run"]
 
@@ -29,6 +35,7 @@ class Workers:
     threads: int
     memory_bytes: int
     """For the whole run on this machine, or of each worker where the workers are elsewhere."""
+    """0: no limit."""
     local: bool = True
 
     @property
@@ -52,6 +59,8 @@ class ProductPlan:
     bytes_written: int
     block_bytes: int
     """Upper bound on the memory of one block beside the source."""
+    inside: float | None
+    """Part of the voxels that lies inside the data, about; None where the product has no voxels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,11 @@ class RunPlan:
     """Memory of the source in each worker process."""
     bytes_read: int
     """Read from the posterior by each worker process."""
+
+    @property
+    def sources(self) -> frozenset[Source]:
+        """All that is read."""
+        return frozenset(source for job in self.jobs for source in (job.source, job.weight) if source is not None)
 
     @property
     def n_block(self) -> int:
@@ -100,7 +114,7 @@ class RunPlan:
             If a worker may need more memory than it has; the message names the settings that would change that.
         """
         peak, have = self.peak_bytes(workers.threads), workers.process_bytes
-        if peak <= have:
+        if peak <= have or (not workers.local and workers.memory_bytes == 0):
             return
         widest = max(self.products, key=lambda product: product.block_bytes)
         parts = (
@@ -108,18 +122,29 @@ class RunPlan:
             f"{format_bytes(widest.block_bytes)} a block of {widest.name!r}"
         )
         need = peak * workers.processes + DRIVER_BYTES if workers.local else peak
-        ways = [f"give at least --memory {format_bytes(need, up=True)}"]
+        option = "--memory" if workers.local else "dask worker --memory-limit"
+        ways = [f"give at least {option} {format_bytes(need, up=True)}"]
         if workers.local and workers.processes > 1:
             ways.append("use --workers 1 with more --threads (threads share the source)")
         if self.peak_bytes(1) <= have and workers.threads > 1:
             ways.append("use fewer --threads")
+        share = f" ({format_bytes(workers.memory_bytes)} less {format_bytes(DRIVER_BYTES)} for the driver"
+        share += f", over {workers.processes} workers)" if workers.processes > 1 else ")"
         raise PlanTooLargeError(
-            f"a worker needs {format_bytes(peak)} ({parts}), but has {format_bytes(have)} of "
-            f"{format_bytes(workers.memory_bytes)}; {', or '.join(ways)}"
+            f"a worker needs {format_bytes(peak)} ({parts}), but has {format_bytes(have)}"
+            f"{share if workers.local else ''}; {', or '.join(ways)}"
         )
 
-    def to_dict(self, workers: Workers) -> dict[str, Any]:
-        """The plan as plain data."""
+    def to_dict(self, workers: Workers | None = None) -> dict[str, Any]:
+        """The plan as plain data; with what the workers make of it, if they are given."""
+        on_workers = {}
+        if workers is not None:
+            on_workers = {
+                "peak_bytes_per_worker": self.peak_bytes(workers.threads),
+                "memory_bytes_per_worker": workers.process_bytes,
+                "workers": workers.processes,
+                "threads": workers.threads,
+            }
         return {
             "posterior": str(self.header.path),
             "quantity": self.jobs[0].source.quantity,
@@ -129,10 +154,7 @@ class RunPlan:
             "voxel_samples": self.work,
             "bytes_read_per_worker": self.bytes_read,
             "bytes_written": self.bytes_written,
-            "peak_bytes_per_worker": self.peak_bytes(workers.threads),
-            "memory_bytes_per_worker": workers.process_bytes,
-            "workers": workers.processes,
-            "threads": workers.threads,
+            **on_workers,
             "products": [
                 {
                     "name": product.name,
@@ -142,14 +164,23 @@ class RunPlan:
                     "voxel_samples": product.work,
                     "bytes_written": product.bytes_written,
                     "block_bytes": product.block_bytes,
+                    "inside_data": product.inside,
                 }
                 for product in self.products
             ],
         }
 
 
-def plan_run(posterior: str, recipe: Recipe) -> RunPlan:
+def plan_run(posterior: str | Path, recipe: Recipe, products: str | Path | None = None) -> RunPlan:
     """Plan the products of a recipe over a posterior; nothing is computed and no sample is read.
+
+    Parameters
+    ----------
+    posterior : path
+    recipe : Recipe
+    products : path, optional
+        The store that the run will write. If it is there and not complete, its run is continued with the samples that
+        it began with, though the posterior may have grown.
 
     Raises
     ------
@@ -161,18 +192,18 @@ def plan_run(posterior: str, recipe: Recipe) -> RunPlan:
     header = read_posterior_header(posterior)
     if header.n_sample == 0:
         raise RecipeError(f"{header.path}: holds no sample yet; wait for the first")
+    begun_with = None if products is None else samples_begun_with(Path(products))
+    if header.layout == "appended" and begun_with is not None and begun_with < header.n_sample:
+        header = replace(header, n_sample=begun_with)
     jobs = build_jobs(recipe, header)
-    products = []
+    planned = []
     for job in jobs:
         blocks = job.product.blocks()
         arrays = job.product.arrays()
         n_bytes = 0
         for spec in arrays:
-            size = 4
-            for n in spec.shape:
-                size *= n
-            n_bytes += size
-        products.append(
+            n_bytes += math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+        planned.append(
             ProductPlan(
                 job.product.name,
                 job.product.kind,
@@ -181,16 +212,27 @@ def plan_run(posterior: str, recipe: Recipe) -> RunPlan:
                 sum(job.product.work(block) for block in blocks),
                 n_bytes,
                 job.product.block_bytes(),
+                _part_inside(job, header.grid),
             )
         )
-    sources = {job.source for job in jobs} | {job.weight for job in jobs if job.weight is not None}
     memory = read = 0
-    for source in sources:
+    for source in {source for job in jobs for source in (job.source, job.weight) if source is not None}:
         of = header if source.path == header.path.absolute() else read_posterior_header(source.path)
         memory += field_bytes(of, source)
         terms = len(of.resolve(source.quantity).terms)
-        read += 4 * of.grid.n_pixel * of.grid.n_shell * of.n_sample * terms
-    return RunPlan(header, recipe, jobs, tuple(products), memory, read)
+        read += 4 * of.grid.n_pixel * of.grid.n_shell * source.n_sample * terms
+    return RunPlan(header, recipe, jobs, tuple(planned), memory, read)
+
+
+def _part_inside(job: Job, native: SphericalGrid) -> float | None:
+    grid = getattr(job.product, "grid", None)
+    if not isinstance(grid, CartesianGrid):
+        return None
+    # at most 24 places along each axis tell enough
+    axes = [axis.centres[:: max(1, axis.n // 24)] for axis in grid.axes]
+    places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    distances = np.linalg.norm(grid.frame.to_heliocentric(places), axis=-1)
+    return round(float(np.mean(distances <= native.edges_kpc[-1])), 4)
 
 
 def parse_bytes(text: str) -> int:

@@ -149,7 +149,8 @@ def fault_lines(error: ValidationError, data: Mapping[str, Any], models: Mapping
             case _:
                 text = f"{message}, got {got}{hint}"
         lines.append(f"{key}: {text}" if key else text)
-    return lines
+    # a misspelt key is often why another is missing: it comes first
+    return sorted(lines, key=lambda line: "unknown key" not in line)
 
 
 def _dotted(place: Sequence[int | str], data: Any) -> str:

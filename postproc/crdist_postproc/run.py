@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from crdist.durable import write_durably
-from crdist.errors import CrdistError, RunError, StoreExistsError
+from crdist.errors import CrdistError, RunError, SchemaError, StoreExistsError
 from crdist.schema import versions
 from crdist_postproc.output import (
     RunFolder,
@@ -33,7 +34,7 @@ from crdist_postproc.plan import RunPlan, Workers, plan_run
 from crdist_postproc.products import Job
 from crdist_postproc.products.base import Block
 from crdist_postproc.recipe import Recipe, differences
-from crdist_postproc.source import load_field
+from crdist_postproc.source import Source, drop_fields, load_field
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -131,7 +132,7 @@ def run_products(
         recipe = Recipe.from_yaml(recipe)
     elif not isinstance(recipe, Recipe):
         recipe = Recipe.from_mapping(recipe)
-    plan = plan_run(str(posterior), recipe)
+    plan = plan_run(posterior, recipe, products)
     if workers is not None:
         plan.check(workers)
     return execute(plan, Path(products), client=client, progress=progress)
@@ -140,12 +141,15 @@ def run_products(
 def execute(plan: RunPlan, path: Path, *, client: Client | None = None, progress: Progress | None = None) -> RunReport:
     """Run a plan; see `run_products`."""
     started = time.monotonic()
-    folder = RunFolder(path.absolute())
+    attributes = _attributes(plan)
+    folder = RunFolder(path.absolute(), _key(attributes))
     with _explained(path):
-        _refuse_another(plan, path)
+        _refuse_another(attributes, path)
         folder.prepare()
         with _locked(folder), _logged(folder):
-            _begin(plan, folder)
+            # again, for a run that ended between the look and the lock
+            _refuse_another(attributes, path)
+            _begin(plan, folder, attributes)
             found = {job.product.name: finished_blocks(folder, job.product) for job in plan.jobs}
             state = _State(plan, folder, found, progress)
             log.info(
@@ -154,10 +158,13 @@ def execute(plan: RunPlan, path: Path, *, client: Client | None = None, progress
                 plan.n_block,
                 plan.n_block - state.n_missing,
             )
-            if client is None:
-                _run_here(state)
-            else:
-                _run_on_dask(state, client)
+            try:
+                if client is None:
+                    _run_here(state)
+                else:
+                    _run_on_dask(state, client)
+            finally:
+                drop_fields()
             if read_attributes(folder.store)["status"] != "complete":
                 declare_complete(folder.store)
             report = RunReport(
@@ -173,11 +180,11 @@ def execute(plan: RunPlan, path: Path, *, client: Client | None = None, progress
             return report
 
 
-def run_block(folder: RunFolder, job: Job, block: Block) -> _Token:
-    """The task of one block: read (once in a process), compute, write, record."""
+def run_block(folder: RunFolder, job: Job, block: Block, sources: frozenset[Source]) -> _Token:
+    """The task of one block: read (once in a process and run), compute, write, record."""
     started = time.monotonic()
-    samples = load_field(job.source)
-    weight = None if job.weight is None else load_field(job.weight)
+    samples = load_field(job.source, sources)
+    weight = None if job.weight is None else load_field(job.weight, sources)
     result = job.product.compute(block, samples, weight)
     n_bytes = write_block(folder, job.product, block, result)
     return _Token(job.product.name, block.index, time.monotonic() - started, n_bytes)
@@ -196,6 +203,7 @@ class _State:
         self.folder = folder
         self.progress = progress
         self.jobs = {job.product.name: job for job in plan.jobs}
+        self.sources = plan.sources
         self.left = {
             name: {block.index for block in job.product.blocks()} - found[name][0] for name, job in self.jobs.items()
         }
@@ -239,7 +247,7 @@ class _State:
 
 def _run_here(state: _State) -> None:
     for job, block in state.missing:
-        state.take(run_block(state.folder, job, block), block)
+        state.take(run_block(state.folder, job, block, state.sources), block)
 
 
 def _run_on_dask(state: _State, client: Client) -> None:
@@ -247,14 +255,14 @@ def _run_on_dask(state: _State, client: Client) -> None:
     from distributed import as_completed
     from distributed.scheduler import KilledWorker
 
+    _check_shared(state.folder, client)
     waiting = iter(state.missing)
     sent: dict[Any, Block] = {}
 
     def send() -> Any:
         for job, block in waiting:
-            future = client.submit(
-                run_block, state.folder, job, block, key=f"{block.name}-{os.urandom(4).hex()}", pure=False
-            )
+            key = f"{block.name}-{os.urandom(4).hex()}"
+            future = client.submit(run_block, state.folder, job, block, state.sources, key=key, pure=False)
             sent[future] = block
             return future
         return None
@@ -274,6 +282,13 @@ def _run_on_dask(state: _State, client: Client) -> None:
                     f"block {block.name} ended the worker that computed it, several times (out of memory?); finished "
                     "blocks are kept: run the same command again with more --memory or fewer --threads"
                 ) from error
+            except (CrdistError, OSError):
+                raise
+            except Exception as error:
+                raise RunError(
+                    f"block {block.name} could not be computed ({type(error).__name__}: {error}); finished blocks are "
+                    f"kept; the traceback is in {state.folder.log}"
+                ) from error
             future.release()
             state.take(token, block)
             following = send()
@@ -281,17 +296,30 @@ def _run_on_dask(state: _State, client: Client) -> None:
                 queue.add(following)
     finally:
         client.cancel(list(sent))
+        if client.status == "running":
+            client.run(drop_fields, on_error="ignore")
 
 
-def _begin(plan: RunPlan, folder: RunFolder) -> None:
+def _check_shared(folder: RunFolder, client: Client) -> None:
+    """Raise where a worker does not see the store: it would write into the void of another machine."""
+    blind = [worker for worker, sees in client.run(os.path.exists, str(folder.store / "zarr.json")).items() if not sees]
+    if blind:
+        raise RunError(
+            f"{folder.store}: worker {blind[0]} does not see it (and {len(blind) - 1} more); put the stores on a disk "
+            "that all workers share"
+        )
+
+
+def _begin(plan: RunPlan, folder: RunFolder, attributes: Mapping[str, Any]) -> None:
     """Create the store, or take up the one that an earlier run left."""
     if folder.store.exists():
         folder.clean()
     else:
         folder.forget()
-        create_products(folder.store, [job.product for job in plan.jobs], _attributes(plan))
+        create_products(folder.store, [job.product for job in plan.jobs], attributes)
     recipe = yaml.safe_dump(plan.recipe.to_dict(), sort_keys=False, default_flow_style=None)
     write_durably(folder.path / "recipe.yaml", recipe.encode())
+    write_durably(folder.path / "plan.json", json.dumps(plan.to_dict(), indent=1).encode())
 
 
 def _attributes(plan: RunPlan) -> dict[str, Any]:
@@ -316,18 +344,31 @@ def _attributes(plan: RunPlan) -> dict[str, Any]:
     }
 
 
-def _refuse_another(plan: RunPlan, path: Path) -> None:
-    """Raise where the store on the disk is not the one that this plan makes."""
+def _key(attributes: Mapping[str, Any]) -> str:
+    """A short digest of all that decides the numbers of a run."""
+    provenance = attributes["provenance"]["source"]
+    deciding = [attributes["recipe"], attributes["n_sample"], provenance["digest"], provenance["weights"]]
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _refuse_another(wanted: Mapping[str, Any], path: Path) -> None:
+    """Raise where the store on the disk is not the one that a run with these attributes makes."""
     if not path.exists():
+        within = [folder for folder in path.absolute().parents if (folder / "zarr.json").exists()]
+        if within:
+            raise StoreExistsError(f"{path}: lies inside the store {within[0]}; choose a place outside")
         return
-    attributes = read_attributes(path)
-    differing = differences(attributes["recipe"], plan.recipe.to_dict())
+    try:
+        attributes = read_attributes(path)
+    except SchemaError as error:
+        raise StoreExistsError(f"{path}: exists and is no products store ({error}); choose another name") from error
+    differing = differences(attributes["recipe"], wanted["recipe"])
     if differing:
         shown = "; ".join(differing[:4]) + ("; ..." if len(differing) > 4 else "")
         raise StoreExistsError(
             f"{path}: was made with another recipe ({shown}); choose another name, or remove it to start anew"
         )
-    mine, source = _attributes(plan)["provenance"]["source"], attributes["provenance"]["source"]
+    mine, source = wanted["provenance"]["source"], attributes["provenance"]["source"]
     for key in ("digest", "weights"):
         if source[key] != mine[key]:
             raise StoreExistsError(
@@ -356,10 +397,17 @@ def _locked(folder: RunFolder) -> Iterator[None]:
         yield
 
 
+class _QuietFileHandler(logging.FileHandler):
+    """A log that cannot be written, on a full disk say, must not hide the run's own message."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Go on without the line."""
+
+
 @contextmanager
 def _logged(folder: RunFolder) -> Iterator[None]:
     """Send the run's messages to its log, tracebacks included."""
-    handler = logging.FileHandler(folder.log)
+    handler = _QuietFileHandler(folder.log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger("crdist")
     level = root.level
@@ -397,11 +445,17 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _write_timings(folder: RunFolder, report: RunReport) -> None:
-    data = {
-        "seconds": round(report.seconds, 3),
-        "blocks_computed": report.blocks_computed,
-        "blocks_found": report.blocks_found,
-        "bytes_written": report.bytes_written,
-        "task_seconds_by_product": {name: round(value, 3) for name, value in report.seconds_by_product.items()},
-    }
-    write_durably(folder.path / "timings.json", json.dumps(data, indent=1).encode())
+    """Add this run to the list of those that worked on the store."""
+    path = folder.path / "timings.json"
+    runs = json.loads(path.read_text()) if path.exists() else []
+    runs.append(
+        {
+            "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "seconds": round(report.seconds, 3),
+            "blocks_computed": report.blocks_computed,
+            "blocks_found": report.blocks_found,
+            "bytes_written": report.bytes_written,
+            "task_seconds_by_product": {name: round(value, 3) for name, value in report.seconds_by_product.items()},
+        }
+    )
+    write_durably(path, json.dumps(runs, indent=1).encode())

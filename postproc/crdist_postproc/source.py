@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,13 @@ import zarr
 
 from crdist.errors import GridError, SchemaError
 from crdist.schema import PosteriorHeader, read_posterior_header
+from crdist.store import open_for_reading
 from crdist_postproc.kernels.field import Field, Inner, Method, ValueSpace, padded_samples, ring_rows
 
-__all__ = ["Source", "field_bytes", "load_field", "store_digest"]
+__all__ = ["Source", "drop_fields", "field_bytes", "load_field", "store_digest"]
 
-CACHED_FIELDS = 2
-"""Fields that a process keeps: the samples and the gas that weights them."""
-
-READ_BYTES = 64 * 1024**2
-"""How much of a store is read at once."""
+READ_BYTES = 32 * 1024**2
+"""How much of a variable is read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,54 +37,74 @@ class Source:
     inner: Inner = "extend"
     reduce: bool = False
     """Read the mean over the samples, as a single sample."""
+    n_sample: int = 0
+    """Number of samples to read, the first ones; 0 for all. A store may grow while a run goes on."""
     digest: str = ""
     """What `store_digest` said when the run was planned."""
 
 
-_fields: OrderedDict[Source, Field] = OrderedDict()
+_fields: dict[Source, Field] = {}
 _lock = threading.Lock()
 
 
-def load_field(source: Source) -> Field:
+def load_field(source: Source, keep: Collection[Source] = ()) -> Field:
     """The samples of a source as the kernels read them; read once, then kept in this process.
+
+    Parameters
+    ----------
+    source : Source
+    keep : collection of Source
+        Those that the run needs besides; all others are dropped before anything is read, so that memory is what the
+        plan of this run says.
 
     Raises
     ------
     SchemaError
         If the store cannot be read, or its content is not what the run was planned for.
     GridError
-        If a logarithm is asked of samples that are not positive.
+        If the samples are infinite, or a logarithm is asked of samples that are not positive.
     """
     with _lock:
-        field = _fields.get(source)
-        if field is None:
-            while len(_fields) >= CACHED_FIELDS:
-                _fields.popitem(last=False)
-            field = _fields[source] = _read_field(source)
-        _fields.move_to_end(source)
-        return field
+        for other in set(_fields) - {source, *keep}:
+            del _fields[other]
+        if source not in _fields:
+            _fields[source] = _read_field(source)
+        return _fields[source]
+
+
+def drop_fields() -> None:
+    """Forget all that this process has read."""
+    with _lock:
+        _fields.clear()
 
 
 def field_bytes(header: PosteriorHeader, source: Source) -> int:
-    """Memory of the field of a source, with what reading it takes besides."""
-    n_sample = 1 if source.reduce else header.n_sample
-    cells = header.grid.n_pixel * header.grid.n_shell
-    return 4 * cells * padded_samples(n_sample) + 3 * READ_BYTES
+    """Upper bound on the memory of the field of a source, with what reading it takes besides."""
+    grid = header.grid
+    n_sample = source.n_sample or header.n_sample
+    held = 4 * grid.n_pixel * grid.n_shell * padded_samples(1 if source.reduce else n_sample)
+    sums = 8 * grid.n_pixel * grid.n_shell if source.reduce else 0
+    array = zarr.open_array(str(header.path), path=header.resolve(source.quantity).terms[0][0], mode="r")
+    pixels, shells, samples = _slab_shape(header, array, n_sample)
+    # what is read, the encoded files, zarr's copies (it reads several files at once), the sum over terms: measured
+    return held + sums + 7 * 4 * pixels * shells * samples
 
 
-def store_digest(path: str | Path, quantity: str = "density") -> str:
+def store_digest(path: str | Path, quantity: str = "density", n_sample: int = 0) -> str:
     """SHA-256 over what decides the numbers of a quantity: grid, names, units and every chunk's checksum.
 
-    The chunks' own CRC-32C are read, not the samples, so that it is quick for large stores.
+    The chunks' own CRC-32C are read, not the samples, so that it is quick for large stores. Of a growing store the
+    first ``n_sample`` samples count.
     """
     header = read_posterior_header(path)
+    n_sample = n_sample or header.n_sample
     resolved = header.resolve(quantity)
     digest = hashlib.sha256()
     content = {"grid": header.grid.to_dict(), "frame": header.frame.to_dict(), "quantity": resolved.to_dict()}
-    digest.update(json.dumps({**content, "n_sample": header.n_sample}, sort_keys=True).encode())
+    digest.update(json.dumps({**content, "n_sample": n_sample}, sort_keys=True).encode())
     for name, _ in resolved.terms:
         array = zarr.open_array(str(header.path), path=name, mode="r")
-        for key in _shard_keys(array):
+        for key in _shard_keys(array, n_sample):
             digest.update(key.encode())
             digest.update(_shard_checksums(header.path / name / key, array))
     return digest.hexdigest()
@@ -94,25 +112,26 @@ def store_digest(path: str | Path, quantity: str = "density") -> str:
 
 def _read_field(source: Source) -> Field:
     header = read_posterior_header(source.path)
-    if header.n_sample == 0:
-        raise SchemaError(f"{header.path}: holds no sample yet")
-    if source.digest and store_digest(source.path, source.quantity) != source.digest:
+    n_stored = source.n_sample or header.n_sample
+    if n_stored == 0 or n_stored > header.n_sample:
+        raise SchemaError(f"{header.path}: holds {header.n_sample} samples, {max(n_stored, 1)} are needed")
+    if source.digest and store_digest(source.path, source.quantity, n_stored) != source.digest:
         raise SchemaError(f"{header.path}: has changed since this run was planned; start the run again")
-    n_sample = 1 if source.reduce else header.n_sample
+    n_sample = 1 if source.reduce else n_stored
     values = Field.empty_values(header.grid, n_sample)
     total = np.zeros(values.shape[:2] if source.reduce else (0, 0))
     terms = header.resolve(source.quantity).terms
-    arrays = [(zarr.open_array(str(header.path), path=name, mode="r"), weight) for name, weight in terms]
-    for pixels, samples in _slabs(header, arrays[0][0]):
-        part = _combine(arrays, pixels, samples, header.path)
+    arrays = [(open_for_reading(header.path, name), weight) for name, weight in terms]
+    for pixels, shells, samples in _slabs(header, arrays[0][0], n_stored):
+        part = _combine(arrays, (pixels, shells, samples), header.path)
         rows = ring_rows(header.grid, np.arange(pixels.start, pixels.stop))
         if source.reduce:
-            # slabs of different samples of the same pixels add up
-            total[rows] += part.sum(axis=-1, dtype=np.float64)
+            # slabs of different samples of the same cells add up
+            total[rows, shells] += part.sum(axis=-1, dtype=np.float64)
         else:
-            values[rows, :, samples] = part
+            values[rows, shells, samples] = part
     if source.reduce:
-        values[:, :, 0] = total / header.n_sample
+        values[:, :, 0] = total / n_stored
     try:
         return Field.from_values(
             values,
@@ -126,43 +145,57 @@ def _read_field(source: Source) -> Field:
         raise GridError(f"{header.path}, {source.quantity}: {error}") from error
 
 
-def _slabs(header: PosteriorHeader, array: zarr.Array[Any]) -> Iterator[tuple[slice, slice]]:
-    """Ranges of pixels (whole shards) and samples to read at once."""
-    shard_pixels, _, shard_samples = array.shards or array.chunks
-    samples = min(shard_samples, header.n_sample) if header.layout == "appended" else header.n_sample
-    pixels = shard_pixels
-    while pixels < header.grid.n_pixel and 8 * pixels * header.grid.n_shell * samples < READ_BYTES:
+def _slab_shape(header: PosteriorHeader, array: zarr.Array[Any], n_sample: int) -> tuple[int, int, int]:
+    """Pixels, shells and samples to read at once: whole files, or whole chunks of files that are too large."""
+    packed = header.layout == "packed"
+    pixels, shells, samples = (array.shards or array.chunks) if packed else array.chunks
+    samples = min(samples, n_sample)
+    grid = header.grid
+    while shells < grid.n_shell and 4 * pixels * 2 * shells * samples <= READ_BYTES:
+        shells *= 2
+    while pixels < grid.n_pixel and 4 * 2 * pixels * shells * samples <= READ_BYTES:
         pixels *= 2
-    for first_sample in range(0, header.n_sample, samples):
-        for first in range(0, header.grid.n_pixel, pixels):
-            yield (
-                slice(first, min(first + pixels, header.grid.n_pixel)),
-                slice(first_sample, min(first_sample + samples, header.n_sample)),
-            )
+    return min(pixels, grid.n_pixel), min(shells, grid.n_shell), samples
+
+
+def _slabs(header: PosteriorHeader, array: zarr.Array[Any], n_sample: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Ranges of pixels, shells and samples that together are all."""
+    whole = (header.grid.n_pixel, header.grid.n_shell, n_sample)
+    steps = _slab_shape(header, array, n_sample)
+    for starts in itertools.product(*(range(0, n, step) for n, step in zip(whole, steps, strict=True))):
+        pixels, shells, samples = (
+            slice(start, min(start + step, n)) for start, step, n in zip(starts, steps, whole, strict=True)
+        )
+        yield pixels, shells, samples
 
 
 def _combine(
-    arrays: list[tuple[zarr.Array[Any], float]], pixels: slice, samples: slice, path: Path
+    arrays: list[tuple[zarr.Array[Any], float]], region: tuple[slice, slice, slice], path: Path
 ) -> npt.NDArray[np.float32]:
     total: npt.NDArray[np.float32] | None = None
     for array, weight in arrays:
         try:
-            part = np.asarray(array[pixels, :, samples], dtype=np.float32)
-        except ValueError as error:  # zarr's word for a checksum that does not fit
+            part = np.asarray(array[region], dtype=np.float32)
+        except (ValueError, RuntimeError) as error:  # zarr's and zarrs' words for a checksum that does not fit
+            pixels = region[0]
             raise SchemaError(
                 f"{path}: {array.basename}, pixels {pixels.start} to {pixels.stop - 1} cannot be read ({error}); "
                 f"'crdist check {path}' names the bad chunks"
             ) from error
         if weight != 1.0:
-            part = part * np.float32(weight)
-        total = part if total is None else total + part
+            part *= np.float32(weight)
+        if total is None:
+            total = part
+        else:
+            total += part
     assert total is not None
     return total
 
 
-def _shard_keys(array: zarr.Array[Any]) -> Iterator[str]:
-    shape = array.shards or array.chunks
-    counts = [-(-size // part) for size, part in zip(array.shape, shape, strict=True)]
+def _shard_keys(array: zarr.Array[Any], n_sample: int) -> Iterator[str]:
+    # not the array's own number of samples: a writer that died may have left more than count
+    shape = (*array.shape[:-1], n_sample)
+    counts = [-(-size // part) for size, part in zip(shape, array.shards or array.chunks, strict=True)]
     for index in np.ndindex(*counts):
         yield "/".join(["c", *map(str, index)])
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from crdist_postproc.kernels.significance import significances
+
 __all__ = ["STATISTICS", "significance_and_error", "summarise"]
 
 STATISTICS = ("mean", "std", "significance", "significance_error")
@@ -47,7 +49,7 @@ def summarise(samples: npt.NDArray[np.floating], quantiles: Sequence[float] = ()
     else:
         std = np.full_like(mean, np.nan)
     significance, error = significance_and_error(mean, std, n_sample)
-    result = {"mean": mean, "std": std, "significance": significance, "significance_error": error}
+    result = dict(zip(STATISTICS, (mean, std, significance, error), strict=True))
     if len(quantiles):
         result["quantiles"] = np.moveaxis(np.quantile(samples, list(quantiles), axis=-1), 0, -1)
     return result
@@ -55,7 +57,7 @@ def summarise(samples: npt.NDArray[np.floating], quantiles: Sequence[float] = ()
 
 def significance_and_error(
     mean: npt.NDArray[np.floating], std: npt.NDArray[np.floating], n_sample: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
     """Significance mean / std, and the standard error it has for being estimated from few samples.
 
     Parameters
@@ -66,9 +68,9 @@ def significance_and_error(
 
     Returns
     -------
-    significance : ndarray of float64, shape (...)
+    significance : ndarray, shape (...), of the mean's type
         NaN where the std is 0 or there is one sample.
-    error : ndarray of float64, shape (...)
+    error : ndarray, shape (...), of the mean's type
         Standard deviation that the significance has over repetitions with as many samples; NaN for fewer than 4, for
         which it is infinite. With 12 samples it is about a quarter of a large significance.
 
@@ -79,13 +81,22 @@ def significance_and_error(
     al. 1961, Biometrika 48, 465). The true significance in it is estimated without bias. Mirrored pairs of samples
     give half as many independent deviations, and an error larger by about sqrt(2).
     """
-    spread = np.asarray(std, dtype=np.float64)
-    significance = np.divide(mean, spread, out=np.full(spread.shape, np.nan), where=spread > 0)
+    mean, std = np.asarray(mean), np.asarray(std)
     freedom = n_sample - 1
     if freedom < 3:
-        return significance, np.full(spread.shape, np.nan)
-    # by how much a significance comes out too large on average
-    bias = math.sqrt(freedom / 2) * math.exp(math.lgamma((freedom - 1) / 2) - math.lgamma(freedom / 2))
-    unbiased = significance / bias
-    variance = freedom / (freedom - 2) * (1.0 / n_sample + unbiased**2) - (bias * unbiased) ** 2
-    return significance, np.sqrt(variance)
+        bias, spread = 1.0, math.nan
+    else:
+        # by how much a significance comes out too large on average
+        bias = math.sqrt(freedom / 2) * math.exp(math.lgamma((freedom - 1) / 2) - math.lgamma(freedom / 2))
+        spread = freedom / (freedom - 2)
+    significance, error = np.empty(mean.shape, mean.dtype), np.empty(mean.shape, mean.dtype)
+    significances(
+        np.ascontiguousarray(mean).ravel(),
+        np.ascontiguousarray(std, dtype=mean.dtype).ravel(),
+        np.float64(n_sample),
+        bias,
+        spread,
+        significance.ravel(),
+        error.ravel(),
+    )
+    return significance, error

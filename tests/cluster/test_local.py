@@ -26,13 +26,20 @@ def test_a_local_cluster_is_as_asked_and_listens_on_loopback_alone():
     assert not any(psutil.pid_exists(pid) for pid in pids[1:])
 
 
-def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
-    monkeypatch.setattr("crdist_cluster.local.CONNECT_SECONDS", 1)
+def test_a_scheduler_that_does_not_answer_is_named():
     with (
-        pytest.raises(RunError, match=r"scheduler tcp://127\.0\.0\.1:9: no answer within 1 s"),
+        pytest.raises(RunError, match=r"scheduler tcp://127\.0\.0\.1:9: does not answer .*is it running"),
         connect("tcp://127.0.0.1:9"),
     ):
         pass
+
+
+def test_what_is_no_address_is_said_to_be_none(tmp_path):
+    with pytest.raises(RunError, match="scheduler 'foo': give an address such as tcp://"), connect("foo"):
+        pass
+    (tmp_path / "s.json").write_text("{}")
+    with pytest.raises(RunError, match=r"s\.json: cannot be read .*is it one of a Dask scheduler"):
+        connect(str(tmp_path / "s.json")).__enter__()
 
 
 def test_a_cluster_without_workers_is_refused():

@@ -128,7 +128,7 @@ def test_deleted_shard(store):
     file = shard_files(store, "b")[2]
     file.unlink()
     (problem,) = check_store(store)
-    assert str(problem) == f"b, file {file.relative_to(store)}: the file is missing; make this part anew"
+    assert str(problem) == f"b, file {file.relative_to(store)}: the file is missing"
 
 
 def test_chunk_that_its_shard_left_out(store):

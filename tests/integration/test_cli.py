@@ -2,14 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
+import time
 
 import numpy as np
 import pytest
 import xarray as xr
 import yaml
 
-from command import crdist, error_line, fingerprint
+from command import crdist, error_line, fingerprint, start_crdist
 from crdist import __version__ as package_version
 from crdist.errors import SchemaError
 from crdist.store import open_products
@@ -55,7 +57,8 @@ def test_the_run_leaves_its_papers(folder):
     assert "complete after" in (run / "run.log").read_text()
     assert yaml.safe_load((run / "recipe.yaml").read_text())["grid"]["x"] == [-12.0, 12.0]
     timings = json.loads((run / "timings.json").read_text())
-    assert set(timings["task_seconds_by_product"]) >= {"sky", "radial"}
+    assert set(timings[0]["task_seconds_by_product"]) >= {"sky", "radial"}
+    assert json.loads((run / "plan.json").read_text())["blocks"] == timings[0]["blocks_computed"]
 
 
 def test_a_finished_run_is_left_alone(folder):
@@ -64,6 +67,19 @@ def test_a_finished_run_is_left_alone(folder):
     assert again.returncode == 0
     assert "0 blocks" in again.stdout
     assert fingerprint(folder / "o.zarr") == before
+
+
+@pytest.mark.parametrize("n_sample", [1, 2])
+def test_few_samples_and_much_empty_space_are_sound_and_done(tmp_path, n_sample):
+    # blocks of nothing but NaN: no std of one sample, nothing beyond a small map
+    small_posterior(tmp_path / "p.zarr", n_sample=n_sample)
+    wide = {"x": [-60, 60], "y": [-60, 60], "z": [-2, 2], "voxel": 1}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({**SMALL_RECIPE, "grid": wide}))
+    arguments = ("post", tmp_path / "p.zarr", tmp_path / "o.zarr", "-r", tmp_path / "r.yaml", *SMALL)
+    assert crdist(*arguments).returncode == 0
+    checked = crdist("check", tmp_path / "o.zarr")
+    assert checked.stdout.strip().endswith("sound"), checked.stdout
+    assert "0 blocks" in crdist(*arguments).stdout
 
 
 def test_the_plan_is_printed_and_nothing_done(folder, tmp_path):
@@ -219,10 +235,34 @@ def test_a_full_disk_keeps_what_is_done(folder, tmp_path):
         subprocess.run(["umount", "-l", disk], check=True)
 
 
+def test_products_do_not_go_into_other_things(folder, tmp_path):
+    line = error_line(crdist("post", folder / "p.zarr", folder / "p.zarr" / "in", *SMALL))
+    assert "lies inside the store" in line
+    (tmp_path / "notes").mkdir()
+    line = error_line(crdist("post", folder / "p.zarr", tmp_path / "notes", *SMALL))
+    assert "exists and is no products store" in line
+    assert not list((tmp_path / "notes").iterdir())
+
+
 def test_a_folder_that_cannot_be_written(folder):
     # the kernel's own file system refuses even root
     line = error_line(crdist("post", folder / "p.zarr", "/proc/o.zarr", "-r", folder / "r.yaml", *SMALL))
     assert "/proc/o.zarr" in line
+
+
+def test_ctrl_c_is_one_line_and_the_run_goes_on_from_there(folder, tmp_path):
+    arguments = ("post", folder / "p.zarr", tmp_path / "o.zarr", "-r", folder / "r.yaml", *SMALL)
+    process = start_crdist(*arguments)
+    done = tmp_path / "o.zarr.run" / "done"
+    deadline = time.monotonic() + 120
+    while not done.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert (out, err) == ("", "crdist: interrupted; what is finished is kept: run the same command again to go on\n")
+    assert crdist(*arguments).returncode == 0
+    assert fingerprint(tmp_path / "o.zarr") == fingerprint(folder / "o.zarr")
 
 
 def test_tracebacks_are_for_the_log_and_for_debug(folder, tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from crdist.errors import GridError
 from crdist.grids import SphericalGrid
-from crdist_postproc.kernels.approx import atan2_positive, atan_fraction, exp, log
+from crdist_postproc.kernels.approx import angle_of_half, exp, log, sin_small
 from crdist_postproc.kernels.field import Field, lanes_for, padded_samples
 from crdist_postproc.kernels.native import box_totals, sight_lines
 from crdist_postproc.kernels.rows import bin_rows, fill_rows, statistics_rows, sum_rows
@@ -104,13 +104,21 @@ def test_log_space_interpolates_logarithms(rng):
     np.testing.assert_allclose(values, expected, rtol=5e-6)
 
 
-@pytest.mark.parametrize("bad", [0.0, -1.0])
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan])
 def test_log_space_refuses_what_has_no_logarithm(bad):
     grid = SphericalGrid.log_spaced(1, 2, 0.1, 10.0)
     samples = np.ones((12, 2, 3), dtype=np.float32)
     samples[5, 1, 2] = bad
     with pytest.raises(GridError, match=f"needs positive samples, got {bad:g}.*use value_space 'linear'"):
         Field.from_samples(samples, grid, value_space="log")
+
+
+def test_infinite_samples_are_refused():
+    grid = SphericalGrid.log_spaced(1, 2, 0.1, 10.0)
+    samples = np.ones((12, 2, 3), dtype=np.float32)
+    samples[5, 1, 2] = np.inf
+    with pytest.raises(GridError, match=r"must be finite.*got 1 infinite"):
+        Field.from_samples(samples, grid)
 
 
 @given(value=st.floats(-1e6, 1e6, width=32), nside=st.sampled_from([1, 2, 8]), seed=st.integers(0, 99))
@@ -210,12 +218,13 @@ def test_sums_of_many_small_values_keep_float64():
 def test_sight_lines_are_sums_over_shells(rng):
     grid = SphericalGrid.log_spaced(4, 8, 0.1, 15.0)
     samples = smooth_samples(grid, 5)
+    rows = healpy.nest2ring(4, np.arange(grid.n_pixel))
+    in_log = sight_lines(Field.from_samples(samples, grid, value_space="log"), rows, grid.widths)[0]
+    np.testing.assert_allclose(in_log, (samples * grid.widths[:, None]).sum(axis=1, dtype=float), rtol=1e-6)
     samples[9, 2] = np.nan
-    for value_space in ("linear", "log"):
-        field = Field.from_samples(samples, grid, value_space=value_space)
-        total, covered = sight_lines(field, healpy.nest2ring(4, np.arange(grid.n_pixel)), grid.widths)
-        np.testing.assert_allclose(total, np.nansum(samples * grid.widths[:, None], axis=1, dtype=float), rtol=1e-6)
-        np.testing.assert_allclose(covered[9], grid.widths.sum() - grid.widths[2])
+    total, covered = sight_lines(Field.from_samples(samples, grid), rows, grid.widths)
+    np.testing.assert_allclose(total, np.nansum(samples * grid.widths[:, None], axis=1, dtype=float), rtol=1e-6)
+    np.testing.assert_allclose(covered[9], grid.widths.sum() - grid.widths[2])
 
 
 def test_box_totals_integrate_the_native_cells():
@@ -223,35 +232,36 @@ def test_box_totals_integrate_the_native_cells():
     samples = smooth_samples(grid, 3)
     field = Field.from_samples(samples, grid)
     nested = np.arange(grid.n_pixel)
-    sub = np.stack(healpy.pix2vec(64, nested[:, None] * 64 + np.arange(64), nest=True), axis=-1)
-    place = (healpy.nest2ring(8, nested), directions(grid), sub)
+    rays = np.stack(healpy.pix2vec(256, nested[:, None] * 1024 + np.arange(1024), nest=True), axis=-1)
+    place = (healpy.nest2ring(8, nested), rays)
     axes = (np.eye(3), np.array([1.0, 2.0, 3.0]))
 
     whole = box_totals(field, *place, grid.edges, *axes, np.full(3, -99.0), np.full(3, 99.0))
     cells = (samples * grid.cell_volumes[:, None]).sum(axis=(0, 1), dtype=float)
     np.testing.assert_allclose(whole, cells, rtol=1e-6)
 
-    # of a constant field, the volume: half a ball, and a box well inside
+    # of a constant field, the volume: half a ball, and a box well inside, one that holds the Sun and one that does not
     constant = Field.from_samples(np.ones_like(samples), grid)
     edges = np.concatenate([[0.0], grid.edges[1:]])
     half = box_totals(constant, *place, edges, *axes, np.array([1.0, -99, -99]), np.full(3, 99.0))
-    np.testing.assert_allclose(half, 2 / 3 * np.pi * 15.0**3, rtol=1e-4)
-    box = box_totals(constant, *place, edges, *axes, np.array([2.0, 1, 2]), np.array([5.0, 4, 4]))
-    np.testing.assert_allclose(box, 3 * 3 * 2, rtol=1e-2)  # a few coarse cells make up this box
+    np.testing.assert_allclose(half, 2 / 3 * np.pi * 15.0**3, rtol=1e-6)
+    box = box_totals(constant, *place, edges, *axes, np.array([0.0, 1, 2]), np.array([3.0, 4, 4]))
+    np.testing.assert_allclose(box, 3 * 3 * 2, rtol=1e-3)
+    far = box_totals(constant, *place, edges, *axes, np.array([6.0, 1, 2]), np.array([9.0, 4, 4]))
+    np.testing.assert_allclose(far, 3 * 3 * 2, rtol=1e-3)
 
 
 def test_elementary_functions():
-    x = np.linspace(0, 1, 10_001)
-    np.testing.assert_allclose([atan_fraction(v) for v in x], np.arctan(x), atol=1e-12)
+    x = np.linspace(0, np.tan(np.pi / 8), 10_001)
+    np.testing.assert_allclose([angle_of_half(v) for v in x], 2 * np.arctan(x), atol=1e-12)
+    x = np.linspace(0, 0.43, 10_001)
+    np.testing.assert_allclose([sin_small(v) for v in x], np.sin(x), atol=1e-14)
     positive = np.exp(np.linspace(-300, 300, 10_001))
     np.testing.assert_allclose([log(v) for v in positive], np.log(positive), rtol=1e-13, atol=1e-13)
     powers = np.concatenate([np.linspace(-690, 700, 10_001), [-800.0, 800.0]])
     with np.errstate(over="ignore"):
         np.testing.assert_allclose([exp(v) for v in powers], np.exp(powers), rtol=2e-12, atol=1e-300)
     assert np.isnan(exp(np.nan))
-    angles = np.linspace(0, 2 * np.pi, 1001)[:-1]
-    np.testing.assert_allclose([atan2_positive(np.sin(a), np.cos(a)) for a in angles], angles, atol=1e-12)
-    assert atan2_positive(0.0, 0.0) == 0.0
 
 
 @given(n_sample=st.integers(1, 2000))
@@ -259,3 +269,21 @@ def test_padding_is_small_and_whole(n_sample):
     padded = padded_samples(n_sample)
     assert padded % lanes_for(n_sample) == 0
     assert n_sample <= padded < n_sample + 16
+
+
+@given(n_sample=st.integers(2, 128), value=st.floats(2.0**-40, 2.0**40, width=32))
+def test_equal_samples_have_no_spread(n_sample, value):
+    grid = SphericalGrid.log_spaced(1, 2, 0.1, 10.0)
+    field = Field.from_samples(np.full((12, 2, n_sample), value, dtype=np.float32), grid)
+    _, std = statistics_rows(field, np.array([[1.0, 2.0, 3.0]]), np.array([0.1, 0.1, 0.0]), 5)
+    np.testing.assert_array_equal(std, 0.0)
+
+
+@pytest.mark.parametrize(("masked", "radius"), [(1, 0.11), (-2, 9.9)])
+def test_a_masked_neighbour_of_the_outer_half_shells_does_not_count(masked, radius):
+    grid = SphericalGrid.log_spaced(2, 6, 0.1, 10.0)
+    samples = smooth_samples(grid, 3)
+    samples[:, masked] = np.nan
+    field = Field.from_samples(samples, grid)
+    values = fill_rows(field, directions(grid) * radius, np.zeros(3), 1)[:, 0]
+    np.testing.assert_allclose(values, samples[:, 0 if masked == 1 else -1], atol=1e-6)

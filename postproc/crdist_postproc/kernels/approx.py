@@ -11,20 +11,21 @@ import math
 import numpy as np
 from numba import njit
 
-__all__ = ["FASTMATH", "atan2_positive", "atan_fraction", "exp", "log"]
+__all__ = ["FASTMATH", "angle_of_half", "exp", "log", "sin_small"]
 
 FASTMATH = {"contract", "nsz"}
 """What may be relaxed. Not ``reassoc``: sums must not depend on how a compiler groups them. Not ``nnan``: masked
 samples are NaN."""
 
-HALF_PI = 0.5 * math.pi
 LN_2 = math.log(2.0)
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", inline="always")
-def atan_fraction(x: float) -> float:
-    """The arc tangent of x in [0, 1], to 1e-12: atan(x) = 2 atan(x / (1 + sqrt(1 + x^2))), then a polynomial."""
-    t = x / (1.0 + math.sqrt(1.0 + x * x))
+def angle_of_half(t: float) -> float:
+    """The angle whose half has the tangent t, in [0, tan(pi/8)], to 1e-12.
+
+    The half of the angle of (x, y) has the tangent y / (x + sqrt(x^2 + y^2)): no further root is needed.
+    """
     s = t * t
     p = -0.037655106736077915
     p = p * s + 0.06974197786440932
@@ -38,14 +39,15 @@ def atan_fraction(x: float) -> float:
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", inline="always")
-def atan2_positive(y: float, x: float) -> float:
-    """The angle of (x, y) in [0, 2 pi); 0 at the origin."""
-    ax = abs(x)
-    ay = abs(y)
-    angle = atan_fraction(min(ax, ay) / (max(ax, ay) + 1e-300))
-    angle = HALF_PI - angle if ay > ax else angle
-    angle = math.pi - angle if x < 0.0 else angle
-    return 2.0 * math.pi - angle if y < 0.0 else angle
+def sin_small(x: float) -> float:
+    """The sine of x in [0, 0.43], to 1e-14: its Taylor series."""
+    s = x * x
+    p = -1.0 / 39916800.0
+    p = p * s + 1.0 / 362880.0
+    p = p * s - 1.0 / 5040.0
+    p = p * s + 1.0 / 120.0
+    p = p * s - 1.0 / 6.0
+    return x + x * s * p
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", inline="always")

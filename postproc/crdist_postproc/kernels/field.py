@@ -47,7 +47,8 @@ class Field:
     lanes: tuple[float, ...]
     """As many numbers as samples go through one instruction: its length selects the compiled kernel."""
     tables: npt.NDArray[np.float64]
-    """Colatitudes of the rings, shell table (ln of a knot, inverse spacing) and shell look-up, one after the other."""
+    """Ring table (colatitude, inverse distance to the next), shell table (ln of a knot, inverse spacing) and shell
+    look-up, one after the other."""
     layout: npt.NDArray[np.int64]
     """Sizes, starts of the tables and choices, at the places named above."""
     radial: npt.NDArray[np.float64]
@@ -99,7 +100,7 @@ class Field:
             If a sample is not positive where its logarithm is asked for.
         """
         _normalise(values, n_sample, value_space)
-        rings = _ring_colatitudes(grid.nside)
+        rings = _ring_table(grid.nside)
         # A nearest cell is found by its edges, an interpolated one by the centres around it.
         knots = np.log(grid.edges[:-1] if method == "nearest" else grid.centres)
         spacing = np.diff(knots)
@@ -127,7 +128,7 @@ class Field:
             values=values,
             n_sample=n_sample,
             lanes=(0.0,) * lanes_for(n_sample),
-            tables=np.concatenate([rings, shells.ravel(), lookup]),
+            tables=np.concatenate([rings.ravel(), shells.ravel(), lookup]),
             layout=layout,
             radial=np.array([knots[0], per_unit, grid.edges[0] ** 2, grid.edges[-1] ** 2]),
         )
@@ -159,22 +160,25 @@ def _normalise(values: npt.NDArray[np.float32], n_sample: int, value_space: Valu
     slab = max(1, (32 << 20) // max(1, values[0].nbytes))
     for first in range(0, values.shape[0], slab):
         part = values[first : first + slab, :, :n_sample]
+        infinite = np.isinf(part)
+        if infinite.any():
+            raise GridError(f"samples must be finite (or NaN where masked), got {int(infinite.sum())} infinite values")
         masked = np.asarray(np.isnan(part).any(axis=-1))
         if value_space == "log":
-            bad = ~(part > 0) & ~masked[:, :, None]
+            bad = ~(part > 0)
             if bad.any():
                 value = float(part[bad][0])
                 raise GridError(
                     f"value_space 'log' needs positive samples, got {value:g} (and {int(bad.sum()) - 1} more like it); "
                     "use value_space 'linear'"
                 )
-            np.log(part, out=part, where=~masked[:, :, None])
+            np.log(part, out=part)
         if masked.any():
             part[masked] = np.nan
 
 
-def _ring_colatitudes(nside: int) -> npt.NDArray[np.float64]:
-    """Colatitude of rings 0 .. 4 nside; 0 and 4 nside are the poles.
+def _ring_table(nside: int) -> npt.NDArray[np.float64]:
+    """Colatitude of rings 0 .. 4 nside, and the inverse distance to the next; 0 and 4 nside are the poles.
 
     Ring geometry of Gorski et al. 2005, ApJ 622, 759, section 5.
     """
@@ -183,7 +187,8 @@ def _ring_colatitudes(nside: int) -> npt.NDArray[np.float64]:
     cap = 2.0 * np.arcsin(np.minimum(ring / (math.sqrt(6.0) * nside), 1.0))
     belt = np.arccos(np.clip((2 * nside - ring) * 2.0 / (3.0 * nside), -1.0, 1.0))
     north = np.where(ring < nside, cap, belt)
-    return np.concatenate([north, math.pi - north[-2::-1]])
+    colatitude = np.concatenate([north, math.pi - north[-2::-1]])
+    return np.column_stack([colatitude, np.append(1.0 / np.diff(colatitude), 0.0)])
 
 
 def _lookup(knots: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], float]:

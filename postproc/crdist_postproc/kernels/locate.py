@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from crdist_postproc.kernels.approx import FASTMATH, atan2_positive, atan_fraction, log
+from crdist_postproc.kernels.approx import FASTMATH, angle_of_half, log, sin_small
 from crdist_postproc.kernels.field import (
     EXTEND,
     FIRST_KNOT,
@@ -32,14 +32,17 @@ from crdist_postproc.kernels.field import (
     UNIFORM,
 )
 
-__all__ = ["SCRATCH_ROWS", "SHELL", "TILE", "locate_tile"]
+__all__ = ["FRACTION", "SCRATCH_ROWS", "SHELL", "TILE", "locate_tile"]
 
 TILE = 64
 """Points located at once; the scratch of a tile stays in the first-level cache."""
 
 TWO_PI = 2.0 * math.pi
+SQRT_6 = math.sqrt(6.0)
+TINY = 1e-100
+"""Added to lengths in kpc, so that the Sun itself divides by no zero."""
 # Rows of the float64 scratch
-COLATITUDE, TURN, LN_R, ACROSS, FRACTION, RING, NORTH, SOUTH = range(8)
+COLATITUDE, TURN, LN_R, ACROSS, FRACTION, RING, NORTH, PER_RING = range(8)
 SCRATCH_ROWS = 8
 # Row of the int32 cells that holds the shell, behind the four pixels
 SHELL = 4
@@ -96,22 +99,28 @@ def _spherical_coordinates(start, step, first, layout, radial, scratch, cells):
         x = x0 + along * dx
         y = y0 + along * dy
         z = z0 + along * dz
+        ax, ay, az = abs(x), abs(y), abs(z)
         rho2 = x * x + y * y
         r2 = rho2 + z * z
-        rho = math.sqrt(rho2)
-        az = abs(z)
-        colatitude = atan_fraction(min(az, rho) / (max(az, rho) + 1e-300))
-        colatitude = 0.5 * math.pi - colatitude if rho > az else colatitude
-        colatitude = math.pi - colatitude if z < 0.0 else colatitude
-        scratch[COLATITUDE * TILE + k] = colatitude
-        scratch[TURN * TILE + k] = atan2_positive(y, x) * (1.0 / TWO_PI)
+        rho, r = math.sqrt(rho2), math.sqrt(r2) + TINY
+        # Tangents of the halves of both angles and 1 / r from one division: divisions take most of this loop.
+        around = max(ax, ay) + rho + TINY
+        upward = max(az, rho) + r
+        inverse = 1.0 / (around * upward * r)
+        turn = angle_of_half(min(ax, ay) * (upward * r * inverse))
+        turn = 0.5 * math.pi - turn if ay > ax else turn
+        turn = math.pi - turn if x < 0.0 else turn
+        turn = TWO_PI - turn if y < 0.0 else turn
+        polar = angle_of_half(min(az, rho) * (around * r * inverse))
+        polar = 0.5 * math.pi - polar if rho > az else polar
+        scratch[COLATITUDE * TILE + k] = math.pi - polar if z < 0.0 else polar
+        scratch[TURN * TILE + k] = turn * (1.0 / TWO_PI)
         scratch[LN_R * TILE + k] = 0.5 * log(r2 + 1e-200)
-        inverse_r = 1.0 / (math.sqrt(r2) + 1e-150)
-        cos = az * inverse_r
+        cos = z * (around * upward * inverse)
         # In the caps nside sqrt(3 (1 - |cos|)), written without the cancellation near the poles.
-        cap = nside * (rho * inverse_r) * math.sqrt(3.0 / (1.0 + cos))
+        cap = SQRT_6 * nside * sin_small(0.5 * polar)
         ring = cap if z > 0.0 else 4.0 * nside - cap
-        scratch[RING * TILE + k] = nside * (2.0 - 1.5 * z * inverse_r) if cos <= 2.0 / 3.0 else ring
+        scratch[RING * TILE + k] = nside * (2.0 - 1.5 * cos) if abs(cos) <= 2.0 / 3.0 else ring
         cells[SHELL * TILE + k] = np.int32(-1) if r2 > r2_outer or r2 < r2_inner else np.int32(0)
 
 
@@ -150,52 +159,50 @@ def _find_shells(tables, layout, radial, scratch, cells):
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", inline="always")
 def _neighbour_pixels(tables, layout, scratch, cells, weights):
-    nside = np.int32(layout[NSIDE])
-    n_ring = np.int32(4) * nside
-    n_pixel = np.int32(12 * layout[NSIDE] * layout[NSIDE])
-    # 3. Colatitudes of the two rings. A rounding error may choose the neighbouring pair; interpolation is continuous
-    # there.
+    nside = np.float64(layout[NSIDE])
+    n_ring = 4.0 * nside
+    n_pixel = 12.0 * nside * nside
+    # 3. Colatitude of the ring north of the point and inverse distance to the next. A rounding error may choose the
+    # neighbouring pair; interpolation is continuous there.
     for k in range(TILE):
         ring = min(np.int64(scratch[RING * TILE + k]), layout[NSIDE] * 4 - 1)
-        scratch[NORTH * TILE + k] = tables[ring]
-        scratch[SOUTH * TILE + k] = tables[ring + 1]
+        scratch[NORTH * TILE + k] = tables[2 * ring]
+        scratch[PER_RING * TILE + k] = tables[2 * ring + 1]
 
-    # 4. Two pixels on each of the two rings. Ring 0 and ring 4 nside stand for the poles and are mended below.
-    cap_pixels = np.int32(2) * nside * (nside - np.int32(1))
+    # 4. Two pixels on each of the two rings. Ring 0 and ring 4 nside stand for the poles and are mended below. Whole
+    # numbers are kept as float64, exact far beyond any pixel: mixed widths would cost the SIMD code its speed.
+    cap_pixels = 2.0 * nside * (nside - 1.0)
     for k in range(TILE):
-        ring = min(np.int32(scratch[RING * TILE + k]), n_ring - np.int32(1))
-        north = scratch[NORTH * TILE + k]
-        across = (scratch[COLATITUDE * TILE + k] - north) / (scratch[SOUTH * TILE + k] - north)
+        ring = min(np.floor(scratch[RING * TILE + k]), n_ring - 1.0)
+        across = (scratch[COLATITUDE * TILE + k] - scratch[NORTH * TILE + k]) * scratch[PER_RING * TILE + k]
         across = min(max(across, 0.0), 1.0)
         scratch[ACROSS * TILE + k] = across
         turn = scratch[TURN * TILE + k]
         up = scratch[FRACTION * TILE + k]
         down = 1.0 - up
         for side in range(2):
-            here = min(max(ring + np.int32(side), np.int32(1)), n_ring - np.int32(1))
+            here = min(max(ring + side, 1.0), n_ring - 1.0)
             polar = min(here, n_ring - here)
             in_cap = polar < nside
-            count = np.int32(4) * min(polar, nside)
-            cap_first = np.int32(2) * polar * (polar - np.int32(1))
-            cap_first = (
-                cap_first if here < np.int32(2) * nside else n_pixel - np.int32(2) * polar * (polar + np.int32(1))
-            )
-            first = cap_first if in_cap else cap_pixels + (here - nside) * np.int32(4) * nside
+            count = 4.0 * min(polar, nside)
+            cap_first = 2.0 * polar * (polar - 1.0)
+            cap_first = cap_first if here < 2.0 * nside else n_pixel - 2.0 * polar * (polar + 1.0)
+            first = cap_first if in_cap else cap_pixels + (here - nside) * n_ring
             # every other ring of the belt starts at longitude 0, all others half a pixel on
-            shift = 0.0 if (not in_cap) and ((here - nside) & np.int32(1)) == 1 else 0.5
-            place = turn * np.float64(count) - shift + 1.0
-            whole = np.int32(place)
-            along = place - np.float64(whole)
-            west = whole - np.int32(1)
-            west = west + count if west < 0 else west
+            half = 0.5 * (here - nside)
+            shift = 0.0 if (not in_cap) and half != np.floor(half) else 0.5
+            place = turn * count - shift
+            west = np.floor(place)
+            along = place - west
+            west = west + count if west < 0.0 else west
             west = west - count if west >= count else west
-            east = west + np.int32(1)
-            east = np.int32(0) if east >= count else east
+            east = west + 1.0
+            east = 0.0 if east >= count else east
             share = across if side else 1.0 - across
             w_east = along * share
             w_west = share - w_east
-            cells[2 * side * TILE + k] = first + west
-            cells[(2 * side + 1) * TILE + k] = first + east
+            cells[2 * side * TILE + k] = np.int32(first + west)
+            cells[(2 * side + 1) * TILE + k] = np.int32(first + east)
             weights[2 * side * TILE + k] = w_west * down
             weights[(2 * side + 1) * TILE + k] = w_east * down
             weights[(2 * side + 4) * TILE + k] = w_west * up
@@ -203,16 +210,16 @@ def _neighbour_pixels(tables, layout, scratch, cells, weights):
 
     # 5. Beyond the outermost rings the pole is the mean of the four pixels around it.
     for k in range(TILE):
-        ring = np.int32(scratch[RING * TILE + k])
-        if ring > 0 and ring < n_ring - 1:
+        ring = scratch[RING * TILE + k]
+        if ring >= 1.0 and ring < n_ring - 1.0:
             continue
         across = scratch[ACROSS * TILE + k]
         up = scratch[FRACTION * TILE + k]
         # the pair on the ring that exists, the pair across the pole, and the weight of the pole
-        if ring <= 0:
+        if ring < 1.0:
             near, far, pole, first = 2, 0, 1.0 - across, np.int32(0)
         else:
-            near, far, pole, first = 0, 2, across, n_pixel - np.int32(4)
+            near, far, pole, first = 0, 2, across, np.int32(n_pixel - 4.0)
         quarter = 0.25 * pole
         for side in range(2):
             opposite = (cells[(near + side) * TILE + k] - first + np.int32(2)) & np.int32(3)

@@ -14,10 +14,7 @@ from numba import njit
 from crdist_postproc.kernels.approx import FASTMATH
 from crdist_postproc.kernels.field import LOG, N_SHELL, Field
 
-__all__ = ["SUBCELLS", "box_totals", "sight_lines"]
-
-SUBCELLS = 8
-"""A cell that a face of the box cuts is split into SUBCELLS^3 points to find the part inside."""
+__all__ = ["box_totals", "sight_lines"]
 
 
 def sight_lines(
@@ -49,8 +46,7 @@ def sight_lines(
 def box_totals(
     field: Field,
     rows: npt.NDArray[np.integer],
-    directions: npt.NDArray[np.float64],
-    subdirections: npt.NDArray[np.float64],
+    rays: npt.NDArray[np.float64],
     edges: npt.NDArray[np.float64],
     rotation: npt.NDArray[np.float64],
     sun: npt.NDArray[np.float64],
@@ -59,14 +55,14 @@ def box_totals(
 ) -> npt.NDArray[np.float64]:
     """Integrate the native cells of some pixels over the part of them inside a box.
 
+    Each pixel is the mean of equal parts around its rays, and each ray is cut by the box's faces exactly.
+
     Parameters
     ----------
     rows : ndarray of int, shape (n,)
         RING indices of the pixels.
-    directions : ndarray, shape (n, 3)
-        Unit vectors to the pixel centres, heliocentric.
-    subdirections : ndarray, shape (n, SUBCELLS^2, 3)
-        Unit vectors to the centres of equal parts of each pixel.
+    rays : ndarray, shape (n, n_ray, 3)
+        Heliocentric unit vectors to the centres of equal parts of each pixel.
     edges : ndarray, shape (n_shell + 1,), kpc
         Shell edges; a first edge of 0 gives the first shell the inner sphere as well.
     rotation, sun : ndarray, shape (3, 3) and (3,)
@@ -79,20 +75,9 @@ def box_totals(
     ndarray of float64, shape (n_sample,), unit of the samples times kpc^3
     """
     total = np.zeros(field.n_sample)
-    _box_totals(
-        field.values,
-        field.layout,
-        np.asarray(rows, dtype=np.int64),
-        directions @ rotation.T,
-        subdirections @ rotation.T,
-        edges,
-        sun,
-        lower,
-        upper,
-        math.sqrt(math.pi / (3.0 * field.values.shape[0] / 12)),
-        4.0 * math.pi / (3.0 * field.values.shape[0]),
-        total,
-    )
+    solid_angle = 4.0 * math.pi / (field.values.shape[0] * rays.shape[1])
+    pixels = np.asarray(rows, dtype=np.int64)
+    _box_totals(field.values, field.layout, pixels, rays @ rotation.T, edges, sun, lower, upper, solid_angle, total)
     return total
 
 
@@ -112,39 +97,37 @@ def _sight_lines(values, layout, rows, lengths, total, covered):
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
-def _box_totals(values, layout, rows, directions, subdirections, edges, sun, lower, upper, width, volume, total):
+def _box_totals(values, layout, rows, rays, edges, sun, lower, upper, solid_angle, total):
     n_sample = total.size
+    n_shell = layout[N_SHELL]
+    volumes = np.empty(n_shell)
     for i in range(rows.size):
-        for shell in range(layout[N_SHELL]):
-            cell = values[rows[i], shell]
-            if cell[0] != cell[0]:
-                continue
-            inner, outer = edges[shell], edges[shell + 1]
-            middle = 0.5 * (inner + outer)
-            # no point of the cell is farther than this from its middle: a pixel reaches at most 1.3 widths from its
-            # centre
-            reach = 0.5 * (outer - inner) + 1.3 * width * outer
-            contained, apart = True, False
+        volumes[:] = 0.0
+        for ray in range(rays.shape[1]):
+            # where the ray enters and leaves the box
+            near, far = edges[0], edges[n_shell]
             for axis in range(3):
-                place = sun[axis] + middle * directions[i, axis]
-                contained = contained and lower[axis] + reach <= place <= upper[axis] - reach
-                apart = apart or place + reach < lower[axis] or place - reach > upper[axis]
-            if apart:
+                along = rays[i, ray, axis]
+                low, high = lower[axis] - sun[axis], upper[axis] - sun[axis]
+                if along == 0.0:
+                    if low > 0.0 or high < 0.0:
+                        far = -1.0
+                else:
+                    one, other = low / along, high / along
+                    near = max(near, min(one, other))
+                    far = min(far, max(one, other))
+            if not near < far:
                 continue
-            cube = outer**3 - inner**3
-            part = volume * cube
-            if not contained:
-                hits = 0
-                for step in range(SUBCELLS):
-                    # radii that halve equal volumes
-                    r = (inner**3 + cube * (step + 0.5) / SUBCELLS) ** (1.0 / 3.0)
-                    for sub in range(subdirections.shape[1]):
-                        inside = True
-                        for axis in range(3):
-                            place = sun[axis] + r * subdirections[i, sub, axis]
-                            inside = inside and lower[axis] <= place <= upper[axis]
-                        hits += inside
-                part *= hits / (SUBCELLS * subdirections.shape[1])
+            shell = max(np.searchsorted(edges, near, side="right") - 1, 0)
+            while shell < n_shell and edges[shell] < far:
+                inner, outer = max(edges[shell], near), min(edges[shell + 1], far)
+                volumes[shell] += outer * outer * outer - inner * inner * inner
+                shell += 1
+        for shell in range(n_shell):
+            cell = values[rows[i], shell]
+            volume = volumes[shell] * solid_angle / 3.0
+            if volume == 0.0 or cell[0] != cell[0]:
+                continue
             for s in range(n_sample):
                 value = np.float64(cell[s])
-                total[s] += part * (math.exp(value) if layout[LOG] else value)
+                total[s] += volume * (math.exp(value) if layout[LOG] else value)

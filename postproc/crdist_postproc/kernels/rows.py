@@ -16,9 +16,9 @@ import numpy.typing as npt
 from numba import njit
 
 from crdist_postproc.kernels.approx import FASTMATH, exp
-from crdist_postproc.kernels.field import LOG, N_PADDED, N_SHELL, NEAREST, Field
+from crdist_postproc.kernels.field import LOG, N_PADDED, N_SHELL, Field
 from crdist_postproc.kernels.lanes import add_vector, blend_vector
-from crdist_postproc.kernels.locate import SCRATCH_ROWS, SHELL, TILE, locate_tile
+from crdist_postproc.kernels.locate import FRACTION, SCRATCH_ROWS, SHELL, TILE, locate_tile
 
 __all__ = ["bin_rows", "fill_rows", "statistics_rows", "sum_rows"]
 
@@ -143,16 +143,20 @@ def _gather_tile(lanes, values, tables, layout, radial, start, step, first, n, s
     source = np.int64(values.ctypes.data)
     target = np.int64(buffer.ctypes.data)
     weight = np.int64(weights.ctypes.data)
-    # one shell, or the nearest: there is no following shell to read
-    following = 0 if (n_shell == 1 or layout[NEAREST]) else 4 * n_padded
+    per_shell = 4 * n_padded
+    per_pixel = n_shell * per_shell
     for k in range(n):
         shell = np.int64(cells[SHELL * TILE + k])
         if shell < 0:
             continue
-        a = source + 4 * (np.int64(cells[k]) * n_shell + shell) * n_padded
-        b = source + 4 * (np.int64(cells[TILE + k]) * n_shell + shell) * n_padded
-        c = source + 4 * (np.int64(cells[2 * TILE + k]) * n_shell + shell) * n_padded
-        d = source + 4 * (np.int64(cells[3 * TILE + k]) * n_shell + shell) * n_padded
+        # Where one shell alone counts, the other must not be read: it may be masked, and 0 x NaN is NaN.
+        fraction = floats[FRACTION * TILE + k]
+        following = 0 if fraction == 0.0 or fraction == 1.0 else per_shell
+        at = source + (shell + np.int64(fraction)) * per_shell
+        a = at + np.int64(cells[k]) * per_pixel
+        b = at + np.int64(cells[TILE + k]) * per_pixel
+        c = at + np.int64(cells[2 * TILE + k]) * per_pixel
+        d = at + np.int64(cells[3 * TILE + k]) * per_pixel
         for offset in range(0, 4 * n_padded, 4 * width):
             blend_vector(
                 lanes,
@@ -176,17 +180,24 @@ def _gather_tile(lanes, values, tables, layout, radial, start, step, first, n, s
 def _fill(lanes, values, tables, layout, radial, starts, step, first, n, n_sample, out):
     scratch = _scratch(layout[N_PADDED])
     cells, buffer = scratch[1], scratch[3]
+    n_padded = layout[N_PADDED]
     for row in range(starts.shape[0]):
         for base in range(0, n, TILE):
             size = min(TILE, n - base)
             _gather_tile(lanes, values, tables, layout, radial, starts[row], step, first + base, size, scratch)
+            if n_padded == n_sample:
+                # without padding a tile is one piece of the result
+                flat = out[row, base : base + size].reshape(size * n_sample)
+                for i in range(size * n_sample):
+                    flat[i] = buffer[i]
+            else:
+                for k in range(size):
+                    for s in range(n_sample):
+                        out[row, base + k, s] = buffer[k * n_padded + s]
             for k in range(size):
                 if cells[SHELL * TILE + k] < 0:
                     for s in range(n_sample):
                         out[row, base + k, s] = np.nan
-                else:
-                    for s in range(n_sample):
-                        out[row, base + k, s] = buffer[k * layout[N_PADDED] + s]
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
@@ -219,7 +230,6 @@ def _statistics(lanes, values, tables, layout, radial, starts, step, n, n_sample
     across = np.empty(n_sample * TILE)
     centre = np.empty(TILE)
     spread = np.empty(TILE)
-    per_sample = 1.0 / n_sample
     # 0 x infinity is NaN: one sample has no spread
     per_freedom = 1.0 / np.float64(n_sample - 1)
     for row in range(starts.shape[0]):
@@ -235,7 +245,7 @@ def _statistics(lanes, values, tables, layout, radial, starts, step, n, n_sample
                 for k in range(TILE):
                     centre[k] += across[s * TILE + k]
             for k in range(TILE):
-                centre[k] *= per_sample
+                centre[k] /= n_sample
             for s in range(n_sample):
                 for k in range(TILE):
                     deviation = across[s * TILE + k] - centre[k]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crdist.errors import RecipeError
+from crdist.errors import RecipeError, SchemaError
 from crdist.grids import CartesianGrid, SphericalGrid
 from crdist.schema import PosteriorHeader, read_posterior_header
 from crdist_postproc import recipe as recipes
@@ -46,7 +47,8 @@ def build_jobs(recipe: recipes.Recipe, header: PosteriorHeader) -> tuple[Job, ..
         recipe.method,
         recipe.value_space,
         recipe.inner,
-        digest=store_digest(header.path, resolved.name),
+        n_sample=header.n_sample,
+        digest=store_digest(header.path, resolved.name, header.n_sample),
     )
     return tuple(_job(asked, recipe, header, quantity, source) for asked in recipe.products)
 
@@ -69,19 +71,20 @@ def _job(
     }
     match asked:
         case recipes.SliceProduct():
-            grid = _reached(asked.grid(recipe), native, asked.name)
+            grid = _reached(asked.grid(recipe), native, asked.name, extend)
             return Job(SliceMap(**common, grid=grid, axis=asked.axis), source)
         case recipes.ProjectionProduct():
-            grid = _reached(asked.grid(recipe), native, asked.name)
+            grid = _reached(asked.grid(recipe), native, asked.name, extend)
             return Job(ProjectionMap(**common, grid=grid, axis=asked.axis, native=native, extend=extend), source)
         case recipes.VolumeProduct():
-            return Job(VolumeMap(**common, grid=_reached(asked.grid(recipe), native, asked.name)), source)
+            return Job(VolumeMap(**common, grid=_reached(asked.grid(recipe), native, asked.name, extend)), source)
         case recipes.SkyProduct():
             limits = asked.distance
-            if limits is not None and limits[0] >= native.edges_kpc[-1]:
+            inner, outer = (0.0 if extend else native.edges_kpc[0]), native.edges_kpc[-1]
+            if limits is not None and (limits[0] >= outer or limits[1] <= inner):
                 raise RecipeError(
-                    f"products.{asked.name}.distance: starts at {limits[0]:g} kpc, but the data end at "
-                    f"{native.edges_kpc[-1]:g} kpc"
+                    f"products.{asked.name}.distance: [{limits[0]:g}, {limits[1]:g}] kpc lies wholly outside the data, "
+                    f"which reach from {inner:g} to {outer:g} kpc"
                 )
             return Job(SkyMap(**common, native=native, extend=extend, limits_kpc=limits), source)
         case recipes.RadialProfile():
@@ -108,8 +111,14 @@ def _job(
 def _weight(asked: recipes.RadialProfile, recipe: recipes.Recipe) -> Source | None:
     if not isinstance(asked.weight, recipes.StoreWeight):
         return None
-    header = read_posterior_header(Path(asked.weight.store))
-    resolved = header.resolve(asked.weight.quantity)
+    try:
+        header = read_posterior_header(Path(asked.weight.store))
+        resolved = header.resolve(asked.weight.quantity)
+        digest = store_digest(header.path, resolved.name, header.n_sample)
+    except SchemaError as error:
+        raise RecipeError(
+            f"products.{asked.name}.weight: {error} (a relative path counts from the working folder)"
+        ) from error
     return Source(
         header.path.absolute(),
         resolved.name,
@@ -117,21 +126,27 @@ def _weight(asked: recipes.RadialProfile, recipe: recipes.Recipe) -> Source | No
         "linear",
         recipe.inner,
         reduce=True,
-        digest=store_digest(header.path, resolved.name),
+        n_sample=header.n_sample,
+        digest=digest,
     )
 
 
-def _reached(grid: CartesianGrid, native: SphericalGrid, name: str) -> CartesianGrid:
+def _reached(grid: CartesianGrid, native: SphericalGrid, name: str, extend: bool) -> CartesianGrid:
     """The grid, if some of it lies within the data."""
     sun = grid.frame.sun_kpc
     outer = native.edges_kpc[-1]
-    # distance from the Sun to the nearest point of the box
+    # distances from the Sun to the nearest and the farthest point of the box
     gaps = [max(a.lower_kpc - s, s - a.upper_kpc, 0.0) for a, s in zip(grid.axes, sun, strict=True)]
-    distance = sum(gap**2 for gap in gaps) ** 0.5
-    if distance >= outer:
-        box = ", ".join(f"{n} [{a.lower_kpc:g}, {a.upper_kpc:g}]" for n, a in zip("xyz", grid.axes, strict=True))
+    reaches = [max(abs(a.lower_kpc - s), abs(a.upper_kpc - s)) for a, s in zip(grid.axes, sun, strict=True)]
+    box = ", ".join(f"{n} [{a.lower_kpc:g}, {a.upper_kpc:g}]" for n, a in zip("xyz", grid.axes, strict=True))
+    if math.hypot(*gaps) >= outer:
         raise RecipeError(
             f"products.{name}: the box {box} kpc lies wholly outside the data, which end {outer:g} kpc from the Sun at "
             f"({sun[0]:g}, {sun[1]:g}, {sun[2]:g}) kpc; move the box"
+        )
+    if not extend and math.hypot(*reaches) <= native.edges_kpc[0]:
+        raise RecipeError(
+            f"products.{name}: the box {box} kpc lies wholly inside the first edge, {native.edges_kpc[0]:g} kpc from "
+            "the Sun, where 'inner: exclude' leaves nothing; use 'inner: extend' or a larger box"
         )
     return grid

@@ -51,6 +51,7 @@ class ArraySpec:
     long_name: str
     inner_chunks: tuple[int, ...] | None = None
     """Shape of the pieces that can be read alone, where a block is a shard of several."""
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,10 @@ class Product(ABC):
     @abstractmethod
     def blocks(self) -> tuple[Block, ...]:
         """The blocks, none of which writes where another does."""
+
+    def blocks_write(self, block: Block) -> bool:
+        """Whether a block writes its part of the arrays along `dims`; if not, it only leaves sums to the last step."""
+        return True
 
     @abstractmethod
     def compute(self, block: Block, samples: Field, weight: Field | None) -> BlockResult:
@@ -295,8 +300,10 @@ def _even(n: int, most: int) -> int:
     """Size of equal parts of n, at most ``most``, a multiple of 8 where there are several parts."""
     if n <= most:
         return n
+    if most >= 8:
+        most -= most % 8
     size = -(-n // -(-n // most))
-    return min(n, -(-size // 8) * 8) if most >= 8 else size
+    return min(-(-size // 8) * 8, most) if most >= 8 else size
 
 
 def iterate_rows(order: Array, rows_at_once: int) -> Iterator[slice]:

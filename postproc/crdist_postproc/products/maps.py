@@ -12,7 +12,7 @@ import numpy as np
 from crdist.grids import CartesianGrid, SphericalGrid
 from crdist.units import integral_unit
 from crdist_postproc.kernels.field import Field
-from crdist_postproc.kernels.native import SUBCELLS, box_totals
+from crdist_postproc.kernels.native import box_totals
 from crdist_postproc.kernels.rows import fill_rows, statistics_rows, sum_rows
 from crdist_postproc.products.base import (
     Array,
@@ -28,9 +28,12 @@ from crdist_postproc.products.base import (
     tile_rows,
     tiles,
 )
-from crdist_postproc.statistics import significance_and_error, summarise
+from crdist_postproc.statistics import STATISTICS, significance_and_error, summarise
 
 __all__ = ["ProjectionMap", "SliceMap", "VolumeMap"]
+
+RAYS_NSIDE = 256
+"""HEALPix resolution of the rays that find the part of each native cell inside a box."""
 
 ROWS_BYTES = 32 * 1024**2
 """Samples of a volume that are held at once where quantiles or samples are asked for."""
@@ -96,8 +99,12 @@ class SliceMap(_Map):
 
     def compute(self, block: Block, samples: Field, weight: Field | None) -> BlockResult:
         """Interpolate at the voxel centres of a tile."""
-        starts, step, order = tile_rows(self.grid, self.axis, block)
-        values = in_tile(fill_rows(samples, starts, step, 1)[:, 0], order, block.shape)
+        # Rows run in the plane: kernels work on many points of a row at once.
+        along = self.across[1]
+        (first, last), bound = block.bounds[1], block.bounds[0]
+        rows = Block(self.name, block.index, tuple((0, 1) if a == self.axis else bound for a in "xyz" if a != along))
+        starts, step, order = tile_rows(self.grid, along, rows)
+        values = in_tile(fill_rows(samples, starts, step, last - first, first), order, (block.shape[0],))
         coverage = np.where(np.isnan(values[..., 0]), 0.0, 1.0)
         return BlockResult(self.summary(values, coverage))
 
@@ -139,7 +146,7 @@ class ProjectionMap(_Map):
             ("total_native", total_units, "volume integral over the box, from the source's own cells"),
             ("mass_residual", "", "total_cartesian / total_native - 1"),
         )
-        totals = (ArraySpec(name, ("sample",), (n,), (n,), unit, text) for name, unit, text in named)
+        totals = (ArraySpec(name, ("sample",), (n,), (n,), unit, text, dtype="float64") for name, unit, text in named)
         return (*self.statistics_arrays(self.plane, self._tiles()[0].shape, units, what), *totals)
 
     def attributes(self) -> dict[str, Any]:
@@ -150,8 +157,12 @@ class ProjectionMap(_Map):
     def blocks(self) -> tuple[Block, ...]:
         """Tiles of the plane, then ranges of native pixels for the mass."""
         found = self._tiles()
-        per_pixel = self.native.n_shell * self.quantity.n_sample + 32 * SUBCELLS**2
+        per_pixel = self._native_work
         return (*found, *pixel_blocks(self.name, self.native.n_pixel, per_pixel, len(found)))
+
+    def blocks_write(self, block: Block) -> bool:
+        """Tiles are written; native pixels are summed."""
+        return block.kind == "tile"
 
     def compute(self, block: Block, samples: Field, weight: Field | None) -> BlockResult:
         """Integrate the columns of a tile, or the native cells of some pixels."""
@@ -184,7 +195,7 @@ class ProjectionMap(_Map):
     def work(self, block: Block) -> int:
         """Voxel-samples of a block."""
         if block.kind == "native":
-            return block.shape[0] * self.native.n_shell * self.quantity.n_sample
+            return block.shape[0] * self._native_work
         return math.prod(block.shape) * self.depth * self.quantity.n_sample
 
     def block_bytes(self) -> int:
@@ -193,25 +204,34 @@ class ProjectionMap(_Map):
         n = math.prod(tile.shape)
         return max(
             self.statistics_bytes(n) + 8 * n * (2 * self.quantity.n_sample + 24),
-            96 * SUBCELLS**2 * native.shape[0],
+            96 * self._rays**2 * native.shape[0],
         )
 
     def _tiles(self) -> tuple[Block, ...]:
         return tiles(self.name, self.plane, self.depth * self.quantity.n_sample, self.statistics_bytes(1))
 
+    @property
+    def _native_work(self) -> int:
+        """Cost of a native pixel, in voxel-samples."""
+        return self.native.n_shell * (self.quantity.n_sample + self._rays**2) + 32 * self._rays**2
+
+    @property
+    def _rays(self) -> int:
+        """Rays across a pixel, in each direction: about 0.2 deg apart, whatever the pixels' size."""
+        return max(1, RAYS_NSIDE // self.native.nside)
+
     def _native_total(self, block: Block, samples: Field) -> Array:
         import healpy
 
         nested = np.arange(*block.bounds[0])
-        children = nested[:, None] * SUBCELLS**2 + np.arange(SUBCELLS**2)
+        children = nested[:, None] * self._rays**2 + np.arange(self._rays**2)
         edges = self.native.edges
         if self.extend:
             edges[0] = 0.0
         return box_totals(
             samples,
             np.asarray(healpy.nest2ring(self.native.nside, nested)),
-            np.stack(healpy.pix2vec(self.native.nside, nested, nest=True), axis=-1),
-            np.stack(healpy.pix2vec(self.native.nside * SUBCELLS, children, nest=True), axis=-1),
+            np.stack(healpy.pix2vec(self.native.nside * self._rays, children, nest=True), axis=-1),
             edges,
             self.grid.frame.rotation,
             np.array(self.grid.frame.sun_kpc),
@@ -259,11 +279,11 @@ class VolumeMap(_Map):
             rows = statistics_rows(samples, starts, step, self.depth)
             mean, std = (in_tile(part, order, block.shape) for part in rows)
             significance, error = significance_and_error(mean, std, self.quantity.n_sample)
-            arrays = {"mean": mean, "std": std, "significance": significance, "significance_error": error}
+            arrays: dict[str, Array] = dict(zip(STATISTICS, (mean, std, significance, error), strict=True))
         else:
             arrays = self._with_samples(block, samples, starts, step, order)
-        arrays["coverage"] = np.where(np.isnan(arrays["mean"]), 0.0, 1.0)
-        return BlockResult({name: value.astype(np.float32) for name, value in arrays.items()})
+        arrays["coverage"] = (~np.isnan(arrays["mean"])).astype(np.float32)
+        return BlockResult({name: value.astype(np.float32, copy=False) for name, value in arrays.items()})
 
     def block_bytes(self) -> int:
         """Upper bound on the memory of one block."""
@@ -273,17 +293,17 @@ class VolumeMap(_Map):
         return n * (4 * (5 + 2 * kept) + 5 * 8) + 4 * ROWS_BYTES
 
     def _with_samples(self, block: Block, samples: Field, starts: Array, step: Array, order: Array) -> dict[str, Array]:
-        pieces: list[dict[str, Array]] = []
+        arrays: dict[str, Array] = {}
         at_once = max(1, ROWS_BYTES // (8 * self.depth * self.quantity.n_sample))
         for rows in iterate_rows(order, at_once):
             values = fill_rows(samples, starts[rows], step, self.depth)
-            piece = {name: part.astype(np.float32) for name, part in summarise(values, self.quantiles).items()}
+            piece: dict[str, Array] = dict(summarise(values, self.quantiles))
             if self.per_sample:
                 piece["per_sample"] = values
-            pieces.append(piece)
-        return {
-            name: in_tile(np.concatenate([piece[name] for piece in pieces]), order, block.shape) for name in pieces[0]
-        }
+            for name, part in piece.items():
+                whole = arrays.setdefault(name, np.empty((order.size, *part.shape[1:]), dtype=np.float32))
+                whole[order[rows]] = part
+        return {name: whole.reshape(*block.shape, *whole.shape[1:]) for name, whole in arrays.items()}
 
 
 def _piece(part: int, whole: int) -> int:

@@ -46,6 +46,10 @@ class _Profile(Product):
             Block(self.name, index, ((start, min(start + ROWS_PER_BLOCK, n)),)) for index, start in enumerate(starts)
         )
 
+    def blocks_write(self, block: Block) -> bool:
+        """Blocks are sums over some columns; all arrays are written by the last step."""
+        return False
+
     def compute(self, block: Block, samples: Field, weight: Field | None) -> BlockResult:
         """Sum over the points of some columns."""
         points, bins, volumes = self._columns(block)
@@ -184,7 +188,7 @@ class VerticalMean(_Profile):
             ("fit_height_of_mean", (), "kpc", f"{fit} to the mean profile: H"),
         )
         fits = (
-            ArraySpec(name, dims, (n_sample,) * len(dims), (n_sample,) * len(dims), units, text)
+            ArraySpec(name, dims, (n_sample,) * len(dims), (n_sample,) * len(dims), units, text, dtype="float64")
             for name, dims, units, text in named
         )
         return (*self.statistics_arrays((n,), (n,), self.quantity.units, what), *fits)
@@ -233,7 +237,7 @@ def fit_linear_decline(
         Heights z.
     profiles : ndarray, shape (n, n_profile)
     std, mean : ndarray, shape (n,)
-        Over the samples; the weights are 1 / std^2, or equal where no std is positive.
+        Over the samples; the weights are 1 / std^2, with the least positive std for those that are 0.
     threshold : float
         Heights count from the mid-plane outward while ``mean`` exceeds this part of its value nearest the plane:
         beyond, a flat tail would bias the slope.
@@ -261,11 +265,10 @@ def fit_linear_decline(
         used &= distance < np.min(distance[low], initial=np.inf)
     if np.unique(np.round(distance[used], 9)).size < 2:
         return nothing, nothing.copy()
-    weighted = used & (std > 0)
-    weights = np.where(weighted, 1.0 / np.where(weighted, std, 1.0) ** 2, 0.0)
-    if not weighted.any():
-        weights = used.astype(np.float64)
-    weights = weights[used] / weights[used].max()
+    positive = std[used & (std > 0)]
+    # a height at which all samples agree counts as much as the one at which they agree best otherwise
+    least = positive.min() if positive.size else 1.0
+    weights = (least / np.maximum(np.nan_to_num(std[used], nan=least), least)) ** 2
     x, y = distance[used], profiles[used]
     middle = np.sum(weights * x) / np.sum(weights)
     level = np.sum(weights[:, None] * y, axis=0) / np.sum(weights)
