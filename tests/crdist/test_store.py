@@ -1,6 +1,7 @@
 import inspect
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,6 +74,24 @@ def packed(path, n, *, grid=GRID):
 
 MAKERS = {"appended": appended, "packed": packed}
 
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A store of each layout with two samples, made once; tests that change one take a copy."""
+    folder = tmp_path_factory.mktemp("made")
+    return {layout: maker(folder / f"{layout}.zarr", 2) for layout, maker in MAKERS.items()}
+
+
+@pytest.fixture
+def growing(made, tmp_path):
+    return shutil.copytree(made["appended"], tmp_path / "gas.zarr")
+
+
+@pytest.fixture
+def whole(made, tmp_path):
+    return shutil.copytree(made["packed"], tmp_path / "gas.zarr")
+
+
 READ_WITHOUT_CRDIST = """
 import importlib.abc, json, sys, warnings
 warnings.simplefilter("error")
@@ -104,8 +123,8 @@ print(json.dumps(described))
 """
 
 
-def test_plain_xarray_reads_the_same_numbers_without_crdist(tmp_path):
-    stores = [str(maker(tmp_path / f"{layout}.zarr", 3)) for layout, maker in MAKERS.items()]
+def test_plain_xarray_reads_the_same_numbers_without_crdist(tmp_path, made):
+    stores = [str(store) for store in made.values()]
     done = subprocess.run(
         [sys.executable, "-I", "-c", READ_WITHOUT_CRDIST, *stores],
         capture_output=True,
@@ -118,8 +137,8 @@ def test_plain_xarray_reads_the_same_numbers_without_crdist(tmp_path):
         plain = np.load(f"{store}.npz")
         ours = open_posterior(store)
         for variable in GAS:
-            np.testing.assert_array_equal(plain[variable.name], samples(3, variable.name))
-            np.testing.assert_array_equal(ours[variable.name].values, samples(3, variable.name))
+            np.testing.assert_array_equal(plain[variable.name], samples(2, variable.name))
+            np.testing.assert_array_equal(ours[variable.name].values, samples(2, variable.name))
             assert plain[variable.name].dtype == np.float32
             assert described["variables"][variable.name] == {
                 "dims": ["pixel", "shell", "sample"],
@@ -128,7 +147,7 @@ def test_plain_xarray_reads_the_same_numbers_without_crdist(tmp_path):
             }
         np.testing.assert_array_equal(plain["distance"], GRID.centres)
         np.testing.assert_array_equal(plain["distance_edges"], GRID.edges)
-        np.testing.assert_array_equal(plain["sample"], np.arange(3))
+        np.testing.assert_array_equal(plain["sample"], np.arange(2))
         assert described["coords"] == ["cell_ids", "distance", "distance_edges", "sample"]
         assert described["variables"]["distance"]["units"] == "kpc"
         assert described["attrs"]["schema"] == "crdist.posterior"
@@ -146,9 +165,9 @@ def test_cells_are_described_as_xdggs_expects(tmp_path, ordering):
     np.testing.assert_array_equal(cells.values, np.arange(grid.n_pixel))
 
 
-def test_derived_variables_are_summed_sample_by_sample(tmp_path):
-    dataset = open_posterior(packed(tmp_path / "gas.zarr", 3))
-    expected = samples(3, "n_hi") + 2 * samples(3, "n_h2")
+def test_derived_variables_are_summed_sample_by_sample(made):
+    dataset = open_posterior(made["packed"])
+    expected = samples(2, "n_hi") + 2 * samples(2, "n_h2")
     np.testing.assert_array_equal(dataset["n_h"].values, expected)
     assert dataset["n_h"].attrs == {"units": "cm-3", "long_name": "hydrogen nuclei"}
     assert dataset["n_h"].dtype == np.float32
@@ -166,8 +185,8 @@ def test_what_tells_the_grid_is_in_memory_and_as_stored(tmp_path, ordering):
         assert ours[name].dtype == plain[name].dtype
 
 
-def test_edges_stay_with_a_variable(tmp_path):
-    variable = open_posterior(appended(tmp_path / "gas.zarr", 1))["n_hi"]
+def test_edges_stay_with_a_variable(made):
+    variable = open_posterior(made["appended"])["n_hi"]
     np.testing.assert_array_equal(variable["distance_lower"], GRID.edges[:-1])
     np.testing.assert_array_equal(variable["distance_upper"], GRID.edges[1:])
 
@@ -207,16 +226,16 @@ def test_packing_keeps_every_number(tmp_path_factory, grid, n_sample):
         np.testing.assert_array_equal(dataset[variable.name].values, expected)
 
 
-def test_packing_adds_to_the_provenance(tmp_path):
-    appended(tmp_path / "a.zarr", 1)
+def test_packing_adds_to_the_provenance(tmp_path, growing):
+    shutil.copytree(growing, tmp_path / "a.zarr")
     once = {"versions": versions(), "from": "a.zarr"}
     assert pack(tmp_path / "a.zarr", tmp_path / "b.zarr").provenance == {"test": True, "packed": once}
     twice = {"versions": versions(), "from": "b.zarr", "packed": once}
     assert pack(tmp_path / "b.zarr", tmp_path / "c.zarr").provenance == {"test": True, "packed": twice}
 
 
-def test_provenance_is_replaced_and_nothing_else(tmp_path):
-    store = appended(tmp_path / "gas.zarr", 2)
+def test_provenance_is_replaced_and_nothing_else(tmp_path, growing):
+    store = growing
     before = json.loads((store / "zarr.json").read_text())
     set_provenance(store, {"n_nan": {"n_hi": 0}})
     after = json.loads((store / "zarr.json").read_text())
@@ -264,16 +283,16 @@ def test_every_shard_is_written_alone(tmp_path, monkeypatch):
         lambda s: Shard(slice(0, 2 * s.pixels.stop), s.shells, s.samples),
     ],
 )
-def test_a_part_of_a_shard_is_refused_and_nothing_is_lost(tmp_path, change):
-    header = read_posterior_header(packed(tmp_path / "gas.zarr", 3))
+def test_a_part_of_a_shard_is_refused_and_nothing_is_lost(whole, change):
+    header = read_posterior_header(whole)
     shard = change(next(posterior_shards(header)))
     with pytest.raises(SchemaError, match="is not one whole shard of 'n_hi'"):
         write_shard(header, "n_hi", shard, np.zeros((1, 1, 1)))
-    np.testing.assert_array_equal(open_posterior(header.path)["n_hi"].values, samples(3))
+    np.testing.assert_array_equal(open_posterior(header.path)["n_hi"].values, samples(2))
 
 
-def test_a_reader_keeps_its_samples_while_more_are_appended(tmp_path):
-    store = appended(tmp_path / "gas.zarr", 2)
+def test_a_reader_keeps_its_samples_while_more_are_appended(growing):
+    store = growing
     early = open_posterior(store)
     plain = xr.open_zarr(store)
     for index in range(2, 4):
@@ -300,8 +319,8 @@ while True:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_killed_writer_leaves_whole_samples_and_the_next_goes_on(tmp_path, seed):
-    store = appended(tmp_path / "gas.zarr", 1)
+def test_a_killed_writer_leaves_whole_samples_and_the_next_goes_on(growing, seed):
+    store = growing
     code = "GRID = None\n" + WRITER.format(sample=inspect.getsource(sample))
     with subprocess.Popen([sys.executable, "-c", code, str(store)], stdout=subprocess.PIPE, text=True) as writer:
         try:
@@ -331,8 +350,8 @@ def assert_whole_samples(store):
 
 @pytest.mark.parametrize("layout", MAKERS)
 @pytest.mark.parametrize("place", [0, 0.5, -8, -1], ids=["first", "middle", "index", "last"])
-def test_a_flipped_byte_is_noticed(tmp_path, layout, place):
-    store = MAKERS[layout](tmp_path / "gas.zarr", 2)
+def test_a_flipped_byte_is_noticed(tmp_path, made, layout, place):
+    store = shutil.copytree(made[layout], tmp_path / "gas.zarr")
     shard = sorted((store / "n_hi" / "c").rglob("0"))[-1]
     data = bytearray(shard.read_bytes())
     data[place if isinstance(place, int) else int(place * len(data))] ^= 0x10
@@ -361,14 +380,13 @@ def test_impossible_stores_are_refused_before_anything_is_made(tmp_path, options
     assert not (tmp_path / "gas.zarr").exists()
 
 
-def test_an_existing_store_is_not_overwritten(tmp_path):
-    store = appended(tmp_path / "gas.zarr", 1)
-    other = appended(tmp_path / "other.zarr", 1)
+def test_an_existing_store_is_not_overwritten(made, growing):
+    store = growing
     with pytest.raises(StoreExistsError, match=r"gas\.zarr: exists already; choose another name"):
         create(store)
     with pytest.raises(StoreExistsError, match="exists already"):
-        pack(other, store)
-    assert assert_whole_samples(store) == 1
+        pack(made["appended"], store)
+    assert assert_whole_samples(store) == 2
 
 
 @pytest.mark.parametrize(
@@ -381,30 +399,28 @@ def test_an_existing_store_is_not_overwritten(tmp_path):
         ),
     ],
 )
-def test_a_sample_that_does_not_fit_is_refused(tmp_path, values, message):
-    store = appended(tmp_path / "gas.zarr", 1)
+def test_a_sample_that_does_not_fit_is_refused(growing, values, message):
     with pytest.raises(SchemaError, match=message):
-        append_sample(store, values)
-    assert assert_whole_samples(store) == 1
+        append_sample(growing, values)
+    assert assert_whole_samples(growing) == 2
 
 
-def test_a_sample_with_infinite_values_is_refused(tmp_path):
-    store = appended(tmp_path / "gas.zarr", 1)
-    values = {v.name: sample(1, v.name).astype(np.float64) for v in GAS}
+def test_a_sample_with_infinite_values_is_refused(growing):
+    store = growing
+    values = {v.name: sample(2, v.name).astype(np.float64) for v in GAS}
     values["n_h2"][3, 1:4] = np.inf, -np.inf, 1e39
     match = r"gas\.zarr: 'n_h2' of a sample is infinite, or beyond single precision, in 3 of 960 cells; mark .* NaN"
     with pytest.raises(SchemaError, match=match):
         append_sample(store, values)
-    assert assert_whole_samples(store) == 1
+    assert assert_whole_samples(store) == 2
     values["n_h2"][3, 1:4] = np.nan
-    assert append_sample(store, values) == 1
-    assert np.isnan(open_posterior(store)["n_h2"].values[3, 1:4, 1]).all()
+    assert append_sample(store, values) == 2
+    np.testing.assert_array_equal(open_posterior(store)["n_h2"].values[..., 2], values["n_h2"].astype(np.float32))
 
 
-def test_packed_stores_do_not_grow_and_empty_ones_are_not_packed(tmp_path):
-    store = packed(tmp_path / "gas.zarr", 2)
+def test_packed_stores_do_not_grow_and_empty_ones_are_not_packed(tmp_path, made):
     with pytest.raises(SchemaError, match="a packed posterior cannot grow"):
-        append_sample(store, {v.name: sample(2, v.name) for v in GAS})
+        append_sample(made["packed"], {v.name: sample(2, v.name) for v in GAS})
     create(tmp_path / "empty.zarr")
     with pytest.raises(SchemaError, match="holds no sample yet"):
         pack(tmp_path / "empty.zarr", tmp_path / "packed.zarr")
@@ -521,8 +537,8 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path):
         ("variables", ["n_e"], "array 'n_e' is missing"),
     ],
 )
-def test_stores_that_are_something_else_say_so(tmp_path, attribute, value, message):
-    store = appended(tmp_path / "gas.zarr", 1)
+def test_stores_that_are_something_else_say_so(growing, attribute, value, message):
+    store = growing
     document = store / "zarr.json"
     metadata = json.loads(document.read_text())
     metadata["attributes"][attribute] = value
@@ -538,17 +554,17 @@ def test_folders_that_are_no_store_say_so(tmp_path):
         open_group(tmp_path)
 
 
-def test_arrays_that_do_not_fit_the_grid_say_so(tmp_path):
-    store = appended(tmp_path / "gas.zarr", 1)
+def test_arrays_that_do_not_fit_the_grid_say_so(growing):
+    store = growing
     document = store / "zarr.json"
     text = document.read_text()
     metadata = json.loads(text)
     array = metadata["consolidated_metadata"]["metadata"]["n_hi"]
-    array["shape"] = [192, 4, 1]
+    array["shape"] = [192, 4, 2]
     document.write_text(json.dumps(metadata))
-    with pytest.raises(SchemaError, match=r"'n_hi' has shape \(192, 4, 1\), expected \(192, 5, 1\)"):
+    with pytest.raises(SchemaError, match=r"'n_hi' has shape \(192, 4, 2\), expected \(192, 5, 2\)"):
         read_posterior_header(store)
-    array["shape"], array["dimension_names"] = [192, 5, 1], ["sample", "shell", "pixel"]
+    array["shape"], array["dimension_names"] = [192, 5, 2], ["sample", "shell", "pixel"]
     document.write_text(json.dumps(metadata))
     with pytest.raises(SchemaError, match="'n_hi' has dims"):
         read_posterior_header(store)
