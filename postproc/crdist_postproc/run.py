@@ -165,6 +165,8 @@ def execute(plan: RunPlan, path: Path, *, client: Client | None = None, progress
                     _run_on_dask(state, client)
             finally:
                 drop_fields()
+            # a worker that was lost and replaced may have left a file half-written
+            folder.clean()
             if read_attributes(folder.store)["status"] != "complete":
                 declare_complete(folder.store)
             report = RunReport(

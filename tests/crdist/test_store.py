@@ -208,7 +208,7 @@ def test_quantities_are_resolved_to_what_is_stored(tmp_path):
         header.resolve("n_e")
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(strategies.spherical_grids(max_level=3, max_shell=40), st.integers(1, 2))
 def test_packing_keeps_every_number(tmp_path_factory, grid, n_sample):
     folder = tmp_path_factory.mktemp("pack")
@@ -291,51 +291,63 @@ def test_a_part_of_a_shard_is_refused_and_nothing_is_lost(whole, change):
     np.testing.assert_array_equal(open_posterior(header.path)["n_hi"].values, samples(2))
 
 
-def test_a_reader_keeps_its_samples_while_more_are_appended(growing):
-    store = growing
-    early = open_posterior(store)
-    plain = xr.open_zarr(store)
-    for index in range(2, 4):
-        assert append_sample(store, {v.name: sample(index, v.name) for v in GAS}) == index
-        for reader in (early, plain):
-            assert reader.sizes["sample"] == 2
-            np.testing.assert_array_equal(reader["n_hi"].values, samples(2))
-        np.testing.assert_array_equal(open_posterior(store)["n_h2"].values, samples(index + 1, "n_h2"))
+def test_a_reader_keeps_its_samples_while_another_is_appended(growing):
+    readers = open_posterior(growing), xr.open_zarr(growing)
+    assert append_sample(growing, {v.name: sample(2, v.name) for v in GAS}) == 2
+    for reader in readers:
+        assert reader.sizes["sample"] == 2
+        np.testing.assert_array_equal(reader["n_hi"].values, samples(2))
+    np.testing.assert_array_equal(open_posterior(growing)["n_h2"].values, samples(3, "n_h2"))
 
 
-WRITER = """
-import sys
+WRITERS = """
+import os, sys
 import numpy as np
 from crdist.schema import read_posterior_header
 from crdist.store import append_sample
 {sample}
-header = read_posterior_header(sys.argv[1])
-index = header.n_sample
-print("ready", flush=True)
-while True:
-    append_sample(header.path, {{v.name: sample(index, v.name, header.grid) for v in header.variables}})
-    index += 1
+
+def append_for_ever(path):
+    header = read_posterior_header(path)
+    index = header.n_sample
+    while True:
+        append_sample(path, {{v.name: sample(index, v.name, header.grid) for v in header.variables}})
+        index += 1
+
+# The imports take longest: each writer is a fork of this process, which itself never opens a store.
+for store in sys.stdin:
+    writer = os.fork()
+    if not writer:
+        append_for_ever(store.strip())
+    print(writer, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]), flush=True)
 """
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_a_killed_writer_leaves_whole_samples_and_the_next_goes_on(growing, seed):
-    store = growing
-    code = "GRID = None\n" + WRITER.format(sample=inspect.getsource(sample))
-    with subprocess.Popen([sys.executable, "-c", code, str(store)], stdout=subprocess.PIPE, text=True) as writer:
+def test_killed_writers_leave_whole_samples_and_the_next_goes_on(tmp_path, made, rng):
+    code = "GRID = None\n" + WRITERS.format(sample=inspect.getsource(sample))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    written = 0
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as writers:
         try:
-            assert writer.stdout.readline() == "ready\n"
-            end = time.monotonic() + np.random.default_rng(seed).uniform(0.05, 0.5)
-            # Readers that come while it writes see whole samples too.
-            while time.monotonic() < end:
-                assert_whole_samples(store)
+            for i, seconds in enumerate(rng.uniform(0.05, 0.3, size=3)):
+                store = shutil.copytree(made["appended"], tmp_path / f"{i}.zarr")
+                print(store, file=writers.stdin, flush=True)
+                writer = int(writers.stdout.readline())
+                end = time.monotonic() + seconds
+                # Readers that come while it writes see whole samples too.
+                while time.monotonic() < end:
+                    assert_whole_samples(store)
+                os.kill(writer, signal.SIGKILL)
+                assert int(writers.stdout.readline()) == -signal.SIGKILL
+                n = assert_whole_samples(store)
+                assert append_sample(store, {v.name: sample(n, v.name) for v in GAS}) == n
+                assert assert_whole_samples(store) == n + 1
+                assert not list(store.rglob("*.partial"))
+                written += n - 2
         finally:
-            writer.kill()
-    assert writer.returncode == -signal.SIGKILL
-    n = assert_whole_samples(store)
-    assert append_sample(store, {v.name: sample(n, v.name) for v in GAS}) == n
-    assert assert_whole_samples(store) == n + 1
-    assert not list(store.rglob("*.partial"))
+            os.killpg(writers.pid, signal.SIGKILL)
+    assert written > 0
 
 
 def assert_whole_samples(store):
