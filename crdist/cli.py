@@ -96,7 +96,9 @@ def post(
         list[str] | None,
         typer.Option("--set", "-s", help="Override a key: grid.voxel=0.05; may be repeated."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Worker processes; each reads the source once.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes; each reads the source once. Default: 1.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of each worker; default: all cores over the workers.")
     ] = None,
@@ -123,9 +125,9 @@ def post(
     if settings:
         wanted = wanted.with_overrides(settings)
     plan = plan_run(posterior, wanted, products)
-    if scheduler is not None and (threads, memory) != (None, None):
+    if scheduler is not None and (workers, threads, memory) != (None, None, None):
         raise RecipeError(
-            "--threads and --memory are of workers started here; with --scheduler its workers have their own"
+            "--workers, --threads and --memory are of workers started here; with --scheduler its workers have their own"
         )
     with ExitStack() as stack:
         client = None
@@ -133,7 +135,7 @@ def post(
             client = stack.enter_context(connect(scheduler))
             local = _remote_workers(client)
         else:
-            local = _local_workers(workers, threads, memory)
+            local = _local_workers(workers or 1, threads, memory)
         if plan_only:
             _print_plan(plan, local, as_json)
             plan.check(local)

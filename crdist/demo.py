@@ -6,10 +6,11 @@ Like the command line, this module ties the stages together; nothing else in the
 from __future__ import annotations
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crdist.errors import StoreExistsError
+from crdist.errors import DependencyError, StoreExistsError
 
 if TYPE_CHECKING:
     from crdist_postproc.plan import Workers
@@ -36,9 +37,13 @@ def run_demo(folder: Path, workers: Workers) -> Path:
 
     Raises
     ------
+    DependencyError
+        If matplotlib, which draws the figure, is not installed.
     StoreExistsError
         If the folder exists and is not one of an earlier demonstration.
     """
+    if find_spec("matplotlib") is None:
+        raise DependencyError("the demo's figure needs matplotlib; install crdist with its extra 'dashboards'")
     from crdist.importers import import_map
     from crdist.progress import reporting
     from crdist_cluster import local_client

@@ -13,8 +13,10 @@ import yaml
 
 from command import crdist, error_line, fingerprint, start_crdist
 from crdist import __version__ as package_version
-from crdist.errors import SchemaError
+from crdist.demo import run_demo
+from crdist.errors import DependencyError, SchemaError
 from crdist.store import open_products
+from crdist_postproc.plan import Workers
 from galaxies import SMALL_RECIPE, small_posterior
 from layouts import write_edenhofer, write_npz, write_soding
 
@@ -263,6 +265,19 @@ def test_ctrl_c_is_one_line_and_the_run_goes_on_from_there(folder, tmp_path):
     assert (out, err) == ("", "crdist: interrupted; what is finished is kept: run the same command again to go on\n")
     assert crdist(*arguments).returncode == 0
     assert fingerprint(tmp_path / "o.zarr") == fingerprint(folder / "o.zarr")
+
+
+def test_what_does_not_go_with_a_scheduler_is_refused(folder, tmp_path):
+    options = ("--scheduler", "tcp://127.0.0.1:9", "--workers", 2)
+    line = error_line(crdist("post", folder / "p.zarr", tmp_path / "o.zarr", *options))
+    assert "with --scheduler its workers have their own" in line
+
+
+def test_a_demo_without_matplotlib_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("crdist.demo.find_spec", lambda name: None)
+    with pytest.raises(DependencyError, match="needs matplotlib; install crdist with its extra 'dashboards'"):
+        run_demo(tmp_path / "demo", Workers(1, 1, 3 * 1024**3))
+    assert not (tmp_path / "demo").exists()
 
 
 def test_tracebacks_are_for_the_log_and_for_debug(folder, tmp_path):
