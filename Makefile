@@ -1,4 +1,4 @@
-# make demo   set up, then a synthetic galaxy from a published file to a figure
+# make demo   set up, then a synthetic sky through inference and products to a figure
 # make test   set up, then lint, types and tests
 # Both do all the set-up themselves; they need python3 (3.11 or newer), make and gcc.
 
@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Extras that the demo and the tests use; `make setup EXTRAS=all` installs the others, too.
-EXTRAS ?= dashboards,fast
+EXTRAS ?= dashboards,fast,inference
 
 .PHONY: demo test lint types pytest slow bench setup clean
 

@@ -8,9 +8,11 @@ goes to the log.
 from __future__ import annotations
 
 __all__ = [
+    "CheckpointError",
     "CrdistError",
     "DependencyError",
     "GridError",
+    "InferenceError",
     "InputFileError",
     "PlanTooLargeError",
     "RecipeError",
@@ -50,6 +52,14 @@ class StoreExistsError(CrdistError, FileExistsError):
 
 class RunError(CrdistError, RuntimeError):
     """A run that stopped before it was complete; what is finished is kept."""
+
+
+class InferenceError(CrdistError, RuntimeError):
+    """An inference that cannot go on: a number that is none, or a full device; its last checkpoint is kept."""
+
+
+class CheckpointError(CrdistError, ValueError):
+    """A checkpoint that cannot be continued from: damaged, or of another model, data or settings."""
 
 
 class DependencyError(CrdistError, ImportError):
