@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from crdist.errors import GridError
 from crdist.grids import SphericalGrid
-from crdist_postproc.kernels.approx import angle_of_half, exp, log, sin_small
+from crdist_postproc.kernels.approx import angle_of_half, exp, log, sin_small, whole
 from crdist_postproc.kernels.field import Field, lanes_for, padded_samples
 from crdist_postproc.kernels.native import box_totals, sight_lines
 from crdist_postproc.kernels.rows import bin_rows, fill_rows, statistics_rows, sum_rows
@@ -54,6 +54,16 @@ def test_values_agree_with_healpy(nside, n_shell, n_sample, ordering, method, rn
     np.testing.assert_array_equal(np.isnan(values), np.isnan(expected))
     # 1e-6 of the values' scale; nearest copies a float32
     assert np.nanmax(np.abs(values - expected)) < (1e-6 if method == "linear" else 1e-300)
+
+
+def test_small_values_beside_large_ones_keep_their_digits(rng):
+    # weights that are rounded before they are subtracted would lose those of the smaller values
+    grid = SphericalGrid.log_spaced(8, 20, 0.05, 30.0, "nested")
+    samples = np.exp(rng.normal(scale=8.0, size=(grid.n_pixel, 20, 4))).astype(np.float32)
+    starts, step = rows(rng)
+    values = fill_rows(Field.from_samples(samples, grid), starts, step, N)
+    expected = interpolate(samples, grid, points(starts, step)).reshape(values.shape)
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["linear", "nearest"])
@@ -262,6 +272,7 @@ def test_elementary_functions():
     with np.errstate(over="ignore"):
         np.testing.assert_allclose([exp(v) for v in powers], np.exp(powers), rtol=2e-12, atol=1e-300)
     assert np.isnan(exp(np.nan))
+    assert [whole(float(n)) for n in (0, 1, 2**31, 2**52 - 1)] == [0, 1, 2**31, 2**52 - 1]
 
 
 @given(n_sample=st.integers(1, 2000))
@@ -277,6 +288,17 @@ def test_equal_samples_have_no_spread(n_sample, value):
     field = Field.from_samples(np.full((12, 2, n_sample), value, dtype=np.float32), grid)
     _, std = statistics_rows(field, np.array([[1.0, 2.0, 3.0]]), np.array([0.1, 0.1, 0.0]), 5)
     np.testing.assert_array_equal(std, 0.0)
+
+
+@pytest.mark.parametrize("n_sample", [2, 12, 13, 37])
+def test_a_small_spread_about_a_large_mean_keeps_its_digits(n_sample, rng):
+    grid = SphericalGrid.log_spaced(2, 6, 0.1, 10.0)
+    samples = (1e4 + rng.normal(size=(grid.n_pixel, 6, n_sample))).astype(np.float32)
+    field = Field.from_samples(samples, grid)
+    starts, step = rows(rng, 50)
+    values = fill_rows(field, starts, step, N).astype(np.float64)
+    _, std = statistics_rows(field, starts, step, N)
+    np.testing.assert_allclose(std, values.std(axis=-1, ddof=1), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("masked", "radius"), [(1, 0.11), (-2, 9.9)])

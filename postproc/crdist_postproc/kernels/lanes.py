@@ -10,12 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
+from numba import extending
 from numba.core import types
-from numba.extending import intrinsic
 
-__all__ = ["add_vector", "blend_vector"]
+__all__ = ["add_four_vectors", "add_moments", "add_vector", "blend_vector", "prefer_wide_vectors"]
 
 FLAGS = ("contract",)
+
+intrinsic: Any = extending.intrinsic
+"""By its type a call never returns, which holds for calls from Python alone."""
 
 
 @intrinsic
@@ -33,8 +36,8 @@ def blend_vector(
 ) -> Any:
     """Store at ``target`` the weighted sum of eight vectors of float32.
 
-    The vectors lie at the addresses a, b, c, d and ``step`` bytes behind each; the eight weights are float32 at
-    ``weights`` and every ``stride`` bytes on: four for the former, four for the latter.
+    The vectors lie at the addresses a, b, c, d and ``step`` bytes behind each. Six float32 at ``weights`` and every
+    ``stride`` bytes on are the weights of a, b, c, d among themselves, of these four, and of those behind.
     """
     width = lanes.count
     signature = types.void(lanes, *(types.int64,) * 8)
@@ -43,19 +46,24 @@ def blend_vector(
         _, to, *cells, step_, weights_, stride_ = arguments
         single, vector = ir.FloatType(), ir.VectorType(ir.FloatType(), width)
         zeros = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
-        total = [None, None]
-        for index, cell in enumerate(cells):
-            for half in range(2):
-                address = builder.add(cell, step_) if half else cell
+        undefined = ir.Constant(vector, ir.Undefined)
+
+        def weight(index: int) -> Any:
+            place = builder.add(weights_, builder.mul(stride_, ir.IntType(64)(index)))
+            value = builder.load(builder.inttoptr(place, single.as_pointer()), align=4)
+            return builder.shuffle_vector(builder.insert_element(undefined, value, ir.IntType(32)(0)), undefined, zeros)
+
+        def total(addresses: list[Any]) -> Any:
+            sum_ = None
+            for index, address in enumerate(addresses):
                 value = builder.load(builder.inttoptr(address, vector.as_pointer()), align=4)
-                place = builder.add(weights_, builder.mul(stride_, ir.IntType(64)(4 * half + index)))
-                weight = builder.load(builder.inttoptr(place, single.as_pointer()), align=4)
-                undefined = ir.Constant(vector, ir.Undefined)
-                spread = builder.insert_element(undefined, weight, ir.IntType(32)(0))
-                term = builder.fmul(value, builder.shuffle_vector(spread, undefined, zeros), flags=FLAGS)
-                total[half] = term if total[half] is None else builder.fadd(total[half], term, flags=FLAGS)
-        result = builder.fadd(*total, flags=FLAGS)
-        builder.store(result, builder.inttoptr(to, vector.as_pointer()), align=4)
+                term = builder.fmul(value, weight(index), flags=FLAGS)
+                sum_ = term if sum_ is None else builder.fadd(sum_, term, flags=FLAGS)
+            return sum_
+
+        here, there = total(cells), total([builder.add(cell, step_) for cell in cells])
+        here, there = builder.fmul(here, weight(4), flags=FLAGS), builder.fmul(there, weight(5), flags=FLAGS)
+        builder.store(builder.fadd(here, there, flags=FLAGS), builder.inttoptr(to, vector.as_pointer()), align=4)
         return context.get_dummy_value()
 
     return signature, generate
@@ -83,3 +91,80 @@ def add_vector(typing_context: Any, lanes: Any, total: Any, values: Any, weight:
         return context.get_dummy_value()
 
     return signature, generate
+
+
+@intrinsic
+def add_four_vectors(typing_context: Any, lanes: Any, total: Any, values: Any, stride: Any) -> Any:
+    """Add four vectors of float32, at address ``values`` and every ``stride`` bytes on, to float64 ones at ``total``.
+
+    Four, because each addition to memory waits for the one before.
+    """
+    width = lanes.count
+    signature = types.void(lanes, types.int64, types.int64, types.int64)
+
+    def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        _, to, from_, stride_ = arguments
+        singles = ir.VectorType(ir.FloatType(), width)
+        doubles = ir.VectorType(ir.DoubleType(), width)
+        terms = []
+        for _ in range(4):
+            terms.append(builder.fpext(builder.load(builder.inttoptr(from_, singles.as_pointer()), align=4), doubles))
+            from_ = builder.add(from_, stride_)
+        a, b, c, d = terms
+        term = builder.fadd(builder.fadd(a, b, flags=FLAGS), builder.fadd(c, d, flags=FLAGS), flags=FLAGS)
+        place = builder.inttoptr(to, doubles.as_pointer())
+        builder.store(builder.fadd(builder.load(place, align=8), term, flags=FLAGS), place, align=8)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def add_moments(typing_context: Any, lanes: Any, total: Any, values: Any, origin: Any) -> Any:
+    """Add up the deviations of a vector of float32 at ``values`` from ``origin``, and their squares.
+
+    Both sums are added to the two float64 at address ``total``.
+    """
+    width = lanes.count
+    signature = types.void(lanes, types.int64, types.int64, types.float64)
+
+    def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        _, to, from_, origin_ = arguments
+        doubles = ir.VectorType(ir.DoubleType(), 4)
+        undefined = ir.Constant(doubles, ir.Undefined)
+
+        def pick(one: Any, other: Any, places: list[int]) -> Any:
+            return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places))
+
+        spread = pick(builder.insert_element(undefined, origin_, ir.IntType(32)(0)), undefined, [0] * 4)
+        # four partial sums of either kind, then two, then one
+        sums = squares = None
+        for first in range(0, width, 4):
+            place = builder.add(from_, ir.IntType(64)(4 * first))
+            singles = builder.load(builder.inttoptr(place, ir.VectorType(ir.FloatType(), 4).as_pointer()), align=4)
+            deviation = builder.fsub(builder.fpext(singles, doubles), spread, flags=FLAGS)
+            square = builder.fmul(deviation, deviation, flags=FLAGS)
+            sums = deviation if sums is None else builder.fadd(sums, deviation, flags=FLAGS)
+            squares = square if squares is None else builder.fadd(squares, square, flags=FLAGS)
+        pairs = builder.fadd(pick(sums, squares, [0, 1, 4, 5]), pick(sums, squares, [2, 3, 6, 7]), flags=FLAGS)
+        both = builder.fadd(pick(pairs, pairs, [0, 2]), pick(pairs, pairs, [1, 3]), flags=FLAGS)
+        place = builder.inttoptr(to, ir.VectorType(ir.DoubleType(), 2).as_pointer())
+        builder.store(builder.fadd(builder.load(place, align=8), both, flags=FLAGS), place, align=8)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def prefer_wide_vectors(typing_context: Any) -> Any:
+    """Let the compiler use 512-bit vectors in the calling function, where the processor has them.
+
+    LLVM avoids them by default, for the sake of the first processors that had them and slowed down.
+    """
+
+    def generate(context: Any, builder: Any, *_: Any) -> Any:
+        # llvmlite's own method accepts only attributes that take no value
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.void(), generate

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from crdist_postproc.kernels.approx import FASTMATH, angle_of_half, log, sin_small
+from crdist_postproc.kernels.approx import FASTMATH, UNCOUNTED, angle_of_half, log, sin_small, whole
 from crdist_postproc.kernels.field import (
     EXTEND,
     FIRST_KNOT,
@@ -23,6 +23,8 @@ from crdist_postproc.kernels.field import (
     LOOKUP,
     N_BIN,
     N_KNOT,
+    N_PADDED,
+    N_SHELL,
     NEAREST,
     NSIDE,
     PER_UNIT,
@@ -31,8 +33,9 @@ from crdist_postproc.kernels.field import (
     SHELL_TABLE,
     UNIFORM,
 )
+from crdist_postproc.kernels.lanes import prefer_wide_vectors
 
-__all__ = ["FRACTION", "SCRATCH_ROWS", "SHELL", "TILE", "locate_tile"]
+__all__ = ["FOLLOWING", "PLACE_ROWS", "SCRATCH_ROWS", "TILE", "WEIGHT_ROWS", "locate_tile"]
 
 TILE = 64
 """Points located at once; the scratch of a tile stays in the first-level cache."""
@@ -42,53 +45,59 @@ SQRT_6 = math.sqrt(6.0)
 TINY = 1e-100
 """Added to lengths in kpc, so that the Sun itself divides by no zero."""
 # Rows of the float64 scratch
-COLATITUDE, TURN, LN_R, ACROSS, FRACTION, RING, NORTH, PER_RING = range(8)
+COLATITUDE, TURN, LN_R, SHELL, FRACTION, RING, NORTH, PER_RING = range(8)
 SCRATCH_ROWS = 8
-# Row of the int32 cells that holds the shell, behind the four pixels
-SHELL = 4
+# Row of the int64 places that leads to the next shell, behind the four pixels
+FOLLOWING = 4
+PLACE_ROWS = 5
+WEIGHT_ROWS = 6
 
 
-@njit(cache=True, fastmath=FASTMATH, error_model="numpy")
+@njit(cache=True, fastmath=FASTMATH, error_model="numpy", **UNCOUNTED)
 def locate_tile(
-    start: npt.NDArray[np.float64],
+    starts: npt.NDArray[np.float64],
+    row: int,
     step: npt.NDArray[np.float64],
     first: int,
     tables: npt.NDArray[np.float64],
     layout: npt.NDArray[np.int64],
     radial: npt.NDArray[np.float64],
     scratch: npt.NDArray[np.float64],
-    cells: npt.NDArray[np.int32],
+    places: npt.NDArray[np.int64],
     weights: npt.NDArray[np.float32],
 ) -> None:
-    """Locate the points start + (first + k) step for k = 0 .. 63.
+    """Locate the points starts[row] + (first + k) step for k = 0 .. 63.
 
     Parameters
     ----------
-    start, step : ndarray, shape (3,), kpc
+    starts, row, step : ndarray, shape (n_row, 3); int; ndarray, shape (3,); kpc
         Heliocentric row of points.
     tables, layout, radial
         Of the `Field`.
     scratch : ndarray of float64, shape (SCRATCH_ROWS * TILE,)
-    cells : ndarray of int32, shape (5 * TILE,)
-        Result: rows 0-3 the pixels (RING), row 4 the shell, -1 where the point is outside the grid.
-    weights : ndarray of float32, shape (8 * TILE,)
-        Result: rows 0-3 the weights of the pixels at the shell, rows 4-7 at the next one.
+    places : ndarray of int64, shape (PLACE_ROWS * TILE,)
+        Result: rows 0-3 where the samples of the four pixels at the shell begin, in bytes from the first of all; row 4
+        how many bytes on those of the next shell do, 0 where one shell alone counts, -1 where the point is outside the
+        grid.
+    weights : ndarray of float32, shape (WEIGHT_ROWS * TILE,)
+        Result: rows 0-3 the weights of the pixels, rows 4 and 5 those of the shell and of the next one.
     """
-    _spherical_coordinates(start, step, first, layout, radial, scratch, cells)
+    prefer_wide_vectors()
+    _spherical_coordinates(starts, row, step, first, layout, radial, scratch)
     if layout[UNIFORM]:
-        _uniform_shells(layout, radial, scratch, cells)
+        _uniform_shells(layout, radial, scratch)
     else:
-        _find_shells(tables, layout, radial, scratch, cells)
+        _find_shells(tables, layout, radial, scratch)
     if layout[NEAREST]:
-        _nearest_pixels(layout, scratch, cells, weights)
+        _nearest_pixels(layout, scratch, places, weights)
     else:
-        _neighbour_pixels(tables, layout, scratch, cells, weights)
+        _neighbour_pixels(tables, layout, scratch, places, weights)
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", inline="always")
-def _spherical_coordinates(start, step, first, layout, radial, scratch, cells):
+def _spherical_coordinates(starts, row, step, first, layout, radial, scratch):
     # 1. Spherical coordinates, and the ring north of the point.
-    x0, y0, z0 = start[0], start[1], start[2]
+    x0, y0, z0 = starts[row, 0], starts[row, 1], starts[row, 2]
     dx, dy, dz = step[0], step[1], step[2]
     nside = np.float64(layout[NSIDE])
     r2_inner, r2_outer = radial[R2_INNER], radial[R2_OUTER]
@@ -121,25 +130,24 @@ def _spherical_coordinates(start, step, first, layout, radial, scratch, cells):
         cap = SQRT_6 * nside * sin_small(0.5 * polar)
         ring = cap if z > 0.0 else 4.0 * nside - cap
         scratch[RING * TILE + k] = nside * (2.0 - 1.5 * cos) if abs(cos) <= 2.0 / 3.0 else ring
-        cells[SHELL * TILE + k] = np.int32(-1) if r2 > r2_outer or r2 < r2_inner else np.int32(0)
+        scratch[SHELL * TILE + k] = -1.0 if r2 > r2_outer or r2 < r2_inner else 0.0
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", inline="always")
-def _uniform_shells(layout, radial, scratch, cells):
+def _uniform_shells(layout, radial, scratch):
     # 2. The shell at or below, and the fraction of the way to the next centre, where those are evenly spaced in ln(r).
-    last = np.int32(layout[LAST_KNOT])
+    last = np.float64(layout[LAST_KNOT])
     first_knot, per_unit = radial[FIRST_KNOT], radial[PER_UNIT]
-    most = np.float64(layout[LAST_KNOT]) + 1.0
     nearest = layout[NEAREST] != 0
     for k in range(TILE):
-        position = min(max((scratch[LN_R * TILE + k] - first_knot) * per_unit, 0.0), most)
-        shell = min(np.int32(position), last)
-        scratch[FRACTION * TILE + k] = 0.0 if nearest else position - np.float64(shell)
-        cells[SHELL * TILE + k] = np.int32(-1) if cells[SHELL * TILE + k] < 0 else shell
+        position = min(max((scratch[LN_R * TILE + k] - first_knot) * per_unit, 0.0), last + 1.0)
+        shell = min(np.floor(position), last)
+        scratch[FRACTION * TILE + k] = 0.0 if nearest else position - shell
+        scratch[SHELL * TILE + k] = -1.0 if scratch[SHELL * TILE + k] < 0.0 else shell
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", inline="always")
-def _find_shells(tables, layout, radial, scratch, cells):
+def _find_shells(tables, layout, radial, scratch):
     # 2'. The same for any shells: a look-up that is at most one shell too low.
     shells, lookup, last_bin = layout[SHELL_TABLE], layout[LOOKUP], np.float64(layout[N_BIN] - 1)
     last = np.int32(layout[LAST_KNOT])
@@ -154,86 +162,84 @@ def _find_shells(tables, layout, radial, scratch, cells):
         shell = min(shell, last)
         fraction = (ln_r - tables[shells + 2 * shell]) * tables[shells + 2 * shell + 1]
         scratch[FRACTION * TILE + k] = min(max(fraction, 0.0), 1.0)
-        cells[SHELL * TILE + k] = np.int32(-1) if cells[SHELL * TILE + k] < 0 else shell
+        scratch[SHELL * TILE + k] = -1.0 if scratch[SHELL * TILE + k] < 0.0 else np.float64(shell)
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", inline="always")
-def _neighbour_pixels(tables, layout, scratch, cells, weights):
+def _neighbour_pixels(tables, layout, scratch, places, weights):
     nside = np.float64(layout[NSIDE])
     n_ring = 4.0 * nside
     n_pixel = 12.0 * nside * nside
+    per_shell = 4 * layout[N_PADDED]
+    per_pixel = np.float64(layout[N_SHELL] * per_shell)
     # 3. Colatitude of the ring north of the point and inverse distance to the next. A rounding error may choose the
     # neighbouring pair; interpolation is continuous there.
+    last = n_ring - 1.0
     for k in range(TILE):
-        ring = min(np.int64(scratch[RING * TILE + k]), layout[NSIDE] * 4 - 1)
-        scratch[NORTH * TILE + k] = tables[2 * ring]
-        scratch[PER_RING * TILE + k] = tables[2 * ring + 1]
+        # unsigned, so that no index counts from the end
+        entry = np.uint64(2) * np.uint64(min(scratch[RING * TILE + k], last))
+        scratch[NORTH * TILE + k] = tables[entry]
+        scratch[PER_RING * TILE + k] = tables[entry + np.uint64(1)]
 
-    # 4. Two pixels on each of the two rings. Ring 0 and ring 4 nside stand for the poles and are mended below. Whole
-    # numbers are kept as float64, exact far beyond any pixel: mixed widths would cost the SIMD code its speed.
+    # 4. Two pixels on each of the two rings. Whole numbers are kept as float64, exact far beyond any pixel: mixed
+    # widths would cost the SIMD code its speed.
     cap_pixels = 2.0 * nside * (nside - 1.0)
     for k in range(TILE):
-        ring = min(np.floor(scratch[RING * TILE + k]), n_ring - 1.0)
+        ring = min(np.floor(scratch[RING * TILE + k]), last)
         across = (scratch[COLATITUDE * TILE + k] - scratch[NORTH * TILE + k]) * scratch[PER_RING * TILE + k]
         across = min(max(across, 0.0), 1.0)
-        scratch[ACROSS * TILE + k] = across
-        turn = scratch[TURN * TILE + k]
+        # Rings 0 and 4 nside stand for the poles, each the mean of the four pixels around it: the pair on the ring
+        # beyond the pole is the one opposite on the ring before it, and all four share the pole's weight.
+        north, south = ring < 1.0, ring >= last
+        quarter = 0.25 * (1.0 - across) if north else 0.0
+        quarter = 0.25 * across if south else quarter
+        shell = scratch[SHELL * TILE + k]
         up = scratch[FRACTION * TILE + k]
-        down = 1.0 - up
+        # Where one shell alone counts, the other must not be read: it may be masked, and 0 x NaN is NaN.
+        only = (shell + 1.0 if up == 1.0 else max(shell, 0.0)) * per_shell
+        following = np.int64(0) if up == 0.0 or up == 1.0 else per_shell
+        places[FOLLOWING * TILE + k] = np.int64(-1) if shell < 0.0 else following
+        weights[4 * TILE + k] = 1.0 - up
+        weights[5 * TILE + k] = up
+        # first pixel of the ring
+        here = max(ring, 1.0)
+        polar = min(here, n_ring - here)
+        cap_first = 2.0 * polar * (polar - 1.0)
+        cap_first = cap_first if here < nside else n_pixel - cap_first - 4.0 * polar
+        first = cap_first if polar < nside else cap_pixels + (here - nside) * n_ring
         for side in range(2):
-            here = min(max(ring + side, 1.0), n_ring - 1.0)
+            here = min(max(ring + side, 1.0), last)
+            beyond = south if side else north
             polar = min(here, n_ring - here)
-            in_cap = polar < nside
             count = 4.0 * min(polar, nside)
-            cap_first = 2.0 * polar * (polar - 1.0)
-            cap_first = cap_first if here < 2.0 * nside else n_pixel - 2.0 * polar * (polar + 1.0)
-            first = cap_first if in_cap else cap_pixels + (here - nside) * n_ring
             # every other ring of the belt starts at longitude 0, all others half a pixel on
             half = 0.5 * (here - nside)
-            shift = 0.0 if (not in_cap) and half != np.floor(half) else 0.5
-            place = turn * count - shift
+            shift = 0.0 if polar >= nside and half != np.floor(half) else 0.5
+            place = scratch[TURN * TILE + k] * count - shift
             west = np.floor(place)
             along = place - west
             west = west + count if west < 0.0 else west
+            west = west + 2.0 if beyond else west
             west = west - count if west >= count else west
             east = west + 1.0
             east = 0.0 if east >= count else east
             share = across if side else 1.0 - across
+            share = 0.0 if beyond else share
             w_east = along * share
-            w_west = share - w_east
-            cells[2 * side * TILE + k] = np.int32(first + west)
-            cells[(2 * side + 1) * TILE + k] = np.int32(first + east)
-            weights[2 * side * TILE + k] = w_west * down
-            weights[(2 * side + 1) * TILE + k] = w_east * down
-            weights[(2 * side + 4) * TILE + k] = w_west * up
-            weights[(2 * side + 5) * TILE + k] = w_east * up
-
-    # 5. Beyond the outermost rings the pole is the mean of the four pixels around it.
-    for k in range(TILE):
-        ring = scratch[RING * TILE + k]
-        if ring >= 1.0 and ring < n_ring - 1.0:
-            continue
-        across = scratch[ACROSS * TILE + k]
-        up = scratch[FRACTION * TILE + k]
-        # the pair on the ring that exists, the pair across the pole, and the weight of the pole
-        if ring < 1.0:
-            near, far, pole, first = 2, 0, 1.0 - across, np.int32(0)
-        else:
-            near, far, pole, first = 0, 2, across, np.int32(n_pixel - 4.0)
-        quarter = 0.25 * pole
-        for side in range(2):
-            opposite = (cells[(near + side) * TILE + k] - first + np.int32(2)) & np.int32(3)
-            cells[(far + side) * TILE + k] = first + opposite
-            weights[(far + side) * TILE + k] = quarter * (1.0 - up)
-            weights[(far + side + 4) * TILE + k] = quarter * up
-            weights[(near + side) * TILE + k] += np.float32(quarter * (1.0 - up))
-            weights[(near + side + 4) * TILE + k] += np.float32(quarter * up)
+            weights[2 * side * TILE + k] = share - w_east + quarter
+            weights[(2 * side + 1) * TILE + k] = w_east + quarter
+            at = first * per_pixel + only
+            places[2 * side * TILE + k] = whole(west * per_pixel + at)
+            places[(2 * side + 1) * TILE + k] = whole(east * per_pixel + at)
+            first = first if north or south else first + count
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", inline="always")
-def _nearest_pixels(layout, scratch, cells, weights):
+def _nearest_pixels(layout, scratch, places, weights):
     # The pixel that contains the point: Gorski et al. 2005, ApJ 622, 759, section 5.2.
     nside = layout[NSIDE]
+    per_shell = 4 * layout[N_PADDED]
+    per_pixel = layout[N_SHELL] * per_shell
     for k in range(TILE):
         cos = math.cos(scratch[COLATITUDE * TILE + k])
         quarters = 4.0 * scratch[TURN * TILE + k]
@@ -258,8 +264,10 @@ def _nearest_pixels(layout, scratch, cells, weights):
             ring = ascending + descending + 1
             along = min(np.int64(quarters * ring), 4 * ring - 1)
             pixel = 2 * ring * (ring - 1) + along if cos > 0.0 else 12 * nside * nside - 2 * ring * (ring + 1) + along
+        shell = np.int64(scratch[SHELL * TILE + k])
+        places[FOLLOWING * TILE + k] = min(shell, 0)
         for side in range(4):
-            cells[side * TILE + k] = np.int32(pixel)
-            weights[side * TILE + k] = 0.0
-            weights[(4 + side) * TILE + k] = 0.0
-        weights[k] = 1.0
+            places[side * TILE + k] = pixel * per_pixel + shell * per_shell
+            weights[side * TILE + k] = 0.25
+        weights[4 * TILE + k] = 1.0
+        weights[5 * TILE + k] = 0.0

@@ -10,19 +10,37 @@ point outside the grid, or whose value is NaN (masked), is NaN in values and is 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from crdist_postproc.kernels.approx import FASTMATH, exp
-from crdist_postproc.kernels.field import LOG, N_PADDED, N_SHELL, Field
-from crdist_postproc.kernels.lanes import add_vector, blend_vector
-from crdist_postproc.kernels.locate import FRACTION, SCRATCH_ROWS, SHELL, TILE, locate_tile
+from crdist_postproc.kernels.approx import FASTMATH, UNCOUNTED, exp
+from crdist_postproc.kernels.field import LOG, N_PADDED, Field
+from crdist_postproc.kernels.lanes import add_four_vectors, add_moments, add_vector, blend_vector
+from crdist_postproc.kernels.locate import FOLLOWING, PLACE_ROWS, SCRATCH_ROWS, TILE, WEIGHT_ROWS, locate_tile
 
 __all__ = ["bin_rows", "fill_rows", "statistics_rows", "sum_rows"]
 
+# Rows of the moments, behind the pairs of sums
+ORIGIN, CENTRE, SPREAD = 2, 3, 4
+MOMENT_ROWS = 5
+
 Points = npt.NDArray[np.float64]
+
+
+class Scratch(NamedTuple):
+    """Room for a tile of 64 points."""
+
+    floats: Points
+    places: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float32]
+    """As `locate_tile` wants them."""
+    buffer: npt.NDArray[np.float32]
+    """Samples, point after point."""
+    moments: Points
+    """64 pairs of sums, then rows of 64."""
 
 
 def fill_rows(field: Field, starts: Points, step: Points, n: int, first: int = 0) -> npt.NDArray[np.float32]:
@@ -51,7 +69,7 @@ def sum_rows(
     Returns
     -------
     total : ndarray of float64, shape (n_row, n_sample), unit of the samples
-        Sum over the points inside the grid, in order.
+        Sum over the points inside the grid, by fours.
     count : ndarray of int64, shape (n_row,)
         Number of points inside the grid.
     """
@@ -120,90 +138,71 @@ def bin_rows(
 def _arguments(field: Field, starts: Points, step: Points) -> tuple[object, ...]:
     starts = np.ascontiguousarray(starts, dtype=np.float64)
     step = np.ascontiguousarray(step, dtype=np.float64)
-    return field.lanes, field.values, field.tables, field.layout, field.radial, starts, step
-
-
-@njit(cache=True, error_model="numpy", inline="always")
-def _scratch(n_padded):
-    return (
+    scratch = Scratch(
         np.empty(SCRATCH_ROWS * TILE),
-        np.zeros(5 * TILE, dtype=np.int32),
-        np.zeros(8 * TILE, dtype=np.float32),
-        np.empty(TILE * n_padded, dtype=np.float32),
+        np.empty(PLACE_ROWS * TILE, dtype=np.int64),
+        np.empty(WEIGHT_ROWS * TILE, dtype=np.float32),
+        np.zeros(field.values.shape[2] * TILE, dtype=np.float32),
+        np.empty(MOMENT_ROWS * TILE),
     )
+    return field.lanes, field.values, field.tables, field.layout, field.radial, starts, step, scratch
 
 
-@njit(cache=True, fastmath=FASTMATH, error_model="numpy", inline="always")
-def _gather_tile(lanes, values, tables, layout, radial, start, step, first, n, scratch):
-    """Put the samples at points first .. first + n - 1 into the tile's buffer; the shell is -1 where there are none."""
-    floats, cells, weights, buffer = scratch
-    locate_tile(start, step, first, tables, layout, radial, floats, cells, weights)
-    n_shell, n_padded = layout[N_SHELL], layout[N_PADDED]
+@njit(cache=True, fastmath=FASTMATH, error_model="numpy", **UNCOUNTED)
+def _gather_tile(lanes, values, tables, layout, radial, starts, row, step, first, n, scratch, out):
+    """Put the samples at points first .. first + n - 1, NaN where there are none, into ``out``, point after point."""
+    places, weights = scratch.places, scratch.weights
+    locate_tile(starts, row, step, first, tables, layout, radial, scratch.floats, places, weights)
+    n_padded = layout[N_PADDED]
     width = len(lanes)
     source = np.int64(values.ctypes.data)
-    target = np.int64(buffer.ctypes.data)
+    target = np.int64(out.ctypes.data)
     weight = np.int64(weights.ctypes.data)
-    per_shell = 4 * n_padded
-    per_pixel = n_shell * per_shell
     for k in range(n):
-        shell = np.int64(cells[SHELL * TILE + k])
-        if shell < 0:
+        following = places[FOLLOWING * TILE + k]
+        if following < 0:
+            out[k * n_padded : (k + 1) * n_padded] = np.nan
             continue
-        # Where one shell alone counts, the other must not be read: it may be masked, and 0 x NaN is NaN.
-        fraction = floats[FRACTION * TILE + k]
-        following = 0 if fraction == 0.0 or fraction == 1.0 else per_shell
-        at = source + (shell + np.int64(fraction)) * per_shell
-        a = at + np.int64(cells[k]) * per_pixel
-        b = at + np.int64(cells[TILE + k]) * per_pixel
-        c = at + np.int64(cells[2 * TILE + k]) * per_pixel
-        d = at + np.int64(cells[3 * TILE + k]) * per_pixel
-        for offset in range(0, 4 * n_padded, 4 * width):
-            blend_vector(
-                lanes,
-                target + 4 * k * n_padded + offset,
-                a + offset,
-                b + offset,
-                c + offset,
-                d + offset,
-                following,
-                weight + 4 * k,
-                4 * TILE,
-            )
-        if buffer[k * n_padded] != buffer[k * n_padded]:
-            cells[SHELL * TILE + k] = -1
+        to = target + 4 * k * n_padded
+        a = source + places[k]
+        b = source + places[TILE + k]
+        c = source + places[2 * TILE + k]
+        d = source + places[3 * TILE + k]
+        w = weight + 4 * k
+        # the first, and often the only, vector of samples: the loop costs a third of the time that the vector does
+        blend_vector(lanes, to, a, b, c, d, following, w, 4 * TILE)
+        for at in range(4 * width, 4 * n_padded, 4 * width):
+            blend_vector(lanes, to + at, a + at, b + at, c + at, d + at, following, w, 4 * TILE)
     if layout[LOG]:
         for i in range(n * n_padded):
-            buffer[i] = exp(np.float64(buffer[i]))
+            out[i] = exp(np.float64(out[i]))
 
 
-@njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
-def _fill(lanes, values, tables, layout, radial, starts, step, first, n, n_sample, out):
-    scratch = _scratch(layout[N_PADDED])
-    cells, buffer = scratch[1], scratch[3]
+@njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True, **UNCOUNTED)
+def _fill(lanes, values, tables, layout, radial, starts, step, scratch, first, n, n_sample, out):
+    buffer = scratch.buffer
     n_padded = layout[N_PADDED]
     for row in range(starts.shape[0]):
         for base in range(0, n, TILE):
             size = min(TILE, n - base)
-            _gather_tile(lanes, values, tables, layout, radial, starts[row], step, first + base, size, scratch)
             if n_padded == n_sample:
                 # without padding a tile is one piece of the result
-                flat = out[row, base : base + size].reshape(size * n_sample)
-                for i in range(size * n_sample):
-                    flat[i] = buffer[i]
+                piece = out[row, base : base + size].reshape(size * n_sample)
+                _gather_tile(
+                    lanes, values, tables, layout, radial, starts, row, step, first + base, size, scratch, piece
+                )
             else:
+                _gather_tile(
+                    lanes, values, tables, layout, radial, starts, row, step, first + base, size, scratch, buffer
+                )
                 for k in range(size):
                     for s in range(n_sample):
                         out[row, base + k, s] = buffer[k * n_padded + s]
-            for k in range(size):
-                if cells[SHELL * TILE + k] < 0:
-                    for s in range(n_sample):
-                        out[row, base + k, s] = np.nan
 
 
-@njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
-def _sum(lanes, values, tables, layout, radial, starts, step, n, total, count):
-    scratch = _scratch(layout[N_PADDED])
-    cells, buffer = scratch[1], scratch[3]
+@njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True, **UNCOUNTED)
+def _sum(lanes, values, tables, layout, radial, starts, step, scratch, n, total, count):
+    buffer = scratch.buffer
     width, n_padded = len(lanes), layout[N_PADDED]
     source = np.int64(buffer.ctypes.data)
     for row in range(starts.shape[0]):
@@ -211,54 +210,56 @@ def _sum(lanes, values, tables, layout, radial, starts, step, n, total, count):
         inside = 0
         for base in range(0, n, TILE):
             size = min(TILE, n - base)
-            _gather_tile(lanes, values, tables, layout, radial, starts[row], step, base, size, scratch)
+            _gather_tile(lanes, values, tables, layout, radial, starts, row, step, base, size, scratch, buffer)
             for k in range(size):
-                if cells[SHELL * TILE + k] < 0:
-                    continue
-                inside += 1
+                if np.isnan(buffer[k * n_padded]):
+                    buffer[k * n_padded : (k + 1) * n_padded] = 0.0
+                else:
+                    inside += 1
+            buffer[size * n_padded :] = 0.0
+            for k in range(0, size, 4):
                 for offset in range(0, n_padded, width):
-                    add_vector(lanes, target + 8 * offset, source + 4 * (k * n_padded + offset), 1.0)
+                    add_four_vectors(lanes, target + 8 * offset, source + 4 * (k * n_padded + offset), 4 * n_padded)
         count[row] = inside
 
 
-@njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
-def _statistics(lanes, values, tables, layout, radial, starts, step, n, n_sample, mean, std):
-    scratch = _scratch(layout[N_PADDED])
-    cells, buffer = scratch[1], scratch[3]
-    n_padded = layout[N_PADDED]
-    # 64 points side by side, so that sums over samples run in the order of the samples and yet as vectors
-    across = np.empty(n_sample * TILE)
-    centre = np.empty(TILE)
-    spread = np.empty(TILE)
+@njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True, **UNCOUNTED)
+def _statistics(lanes, values, tables, layout, radial, starts, step, scratch, n, n_sample, mean, std):
+    buffer, moments = scratch.buffer, scratch.moments
+    width, n_padded = len(lanes), layout[N_PADDED]
+    source = np.int64(buffer.ctypes.data)
+    target = np.int64(moments.ctypes.data)
     # 0 x infinity is NaN: one sample has no spread
     per_freedom = 1.0 / np.float64(n_sample - 1)
     for row in range(starts.shape[0]):
         for base in range(0, n, TILE):
             size = min(TILE, n - base)
-            _gather_tile(lanes, values, tables, layout, radial, starts[row], step, base, size, scratch)
-            for k in range(TILE):
-                centre[k] = 0.0
-                spread[k] = 0.0
-            for s in range(n_sample):
-                for k in range(TILE):
-                    across[s * TILE + k] = np.float64(buffer[k * n_padded + s])
-                for k in range(TILE):
-                    centre[k] += across[s * TILE + k]
-            for k in range(TILE):
-                centre[k] /= n_sample
-            for s in range(n_sample):
-                for k in range(TILE):
-                    deviation = across[s * TILE + k] - centre[k]
-                    spread[k] += deviation * deviation
-            for k in range(TILE):
-                spread[k] = math.sqrt(spread[k] * per_freedom)
+            _gather_tile(lanes, values, tables, layout, radial, starts, row, step, base, size, scratch, buffer)
+            # Deviations are taken from the first sample, which is as good as the mean: it is within sqrt(n_sample)
+            # standard deviations of it. In place of the padding it deviates by nothing.
             for k in range(size):
-                outside = cells[SHELL * TILE + k] < 0
-                mean[row, base + k] = np.nan if outside else centre[k]
-                std[row, base + k] = np.nan if outside else spread[k]
+                for s in range(n_sample, n_padded):
+                    buffer[k * n_padded + s] = buffer[k * n_padded]
+            moments[: 2 * TILE] = 0.0
+            for k in range(size):
+                origin = np.float64(buffer[k * n_padded])
+                moments[ORIGIN * TILE + k] = origin
+                for offset in range(0, n_padded, width):
+                    add_moments(lanes, target + 16 * k, source + 4 * (k * n_padded + offset), origin)
+            for k in range(TILE):
+                total = moments[2 * k]
+                deviation = total / n_sample
+                spread = moments[2 * k + 1] - total * deviation
+                spread = 0.0 if spread < 0.0 else spread
+                moments[CENTRE * TILE + k] = moments[ORIGIN * TILE + k] + deviation
+                moments[SPREAD * TILE + k] = math.sqrt(spread * per_freedom)
+            means, stds = mean[row, base : base + size], std[row, base : base + size]
+            for k in range(size):
+                means[k] = moments[CENTRE * TILE + k]
+                stds[k] = moments[SPREAD * TILE + k]
 
 
-@njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
+@njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True, **UNCOUNTED)
 def _bin(
     lanes,
     values,
@@ -267,6 +268,7 @@ def _bin(
     radial,
     starts,
     step,
+    scratch,
     n,
     row_bins,
     point_bins,
@@ -275,8 +277,7 @@ def _bin(
     total,
     weight,
 ):
-    scratch = _scratch(layout[N_PADDED])
-    cells, buffer = scratch[1], scratch[3]
+    buffer = scratch.buffer
     width, n_padded = len(lanes), layout[N_PADDED]
     source = np.int64(buffer.ctypes.data)
     for row in range(starts.shape[0]):
@@ -285,10 +286,10 @@ def _bin(
             continue
         for base in range(0, n, TILE):
             size = min(TILE, n - base)
-            _gather_tile(lanes, values, tables, layout, radial, starts[row], step, base, size, scratch)
+            _gather_tile(lanes, values, tables, layout, radial, starts, row, step, base, size, scratch, buffer)
             for k in range(size):
                 j = point_bins[base + k]
-                if j < 0 or cells[SHELL * TILE + k] < 0:
+                if j < 0 or np.isnan(buffer[k * n_padded]):
                     continue
                 volume = row_weights[row]
                 w = volume
