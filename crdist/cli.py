@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -167,6 +169,57 @@ def post(
     print(f"{products}: {names}; {report.blocks_computed} blocks{found} in {report.seconds:.1f} s")
 
 
+RUN_FILE = typer.Argument(help="Run file (YAML); see 'crdist infer --explain'.", metavar="RUN.yaml")
+RUN_FOLDER = typer.Argument(help="Folder of the run. Default: named like the run file, here.", metavar="FOLDER")
+RUN_SETTINGS = typer.Option("--set", "-s", help="Override a key: inference.mode=joint; may be repeated.")
+RESUME = typer.Option("--resume", help="Go on with the run in the folder; start one where there is none.")
+
+
+@app.command()
+def infer(
+    run_file: Annotated[Path | None, RUN_FILE] = None,
+    folder: Annotated[Path | None, RUN_FOLDER] = None,
+    settings: Annotated[list[str] | None, RUN_SETTINGS] = None,
+    resume: Annotated[bool, RESUME] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Print every setting of a run file, and stop.")] = False,
+) -> None:
+    """Infer the cosmic-ray density from a gamma-ray map and a gas map: FOLDER/posterior.zarr grows sample by sample."""
+    from crdist_inference.runfile import RunFile
+
+    if explain:
+        print(RunFile.explained(), end="")
+        return
+    if run_file is None:
+        raise RecipeError("which run file? 'crdist infer RUN.yaml [FOLDER]'; --explain prints all settings")
+    run = _run_file(run_file, settings)
+    _infer(run, folder or Path(run_file.stem), resume)
+
+
+@app.command("run")
+def run_(
+    run_file: Annotated[Path, RUN_FILE],
+    folder: Annotated[Path | None, RUN_FOLDER] = None,
+    settings: Annotated[list[str] | None, RUN_SETTINGS] = None,
+    resume: Annotated[bool, RESUME] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads for the products; default: all cores.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory for the products; default: 80 % of what there is.")] = None,
+) -> None:
+    """Infer, then compute the products of the run file's recipe, in one folder. --resume goes on with either part."""
+    from crdist.demo import make_products
+    from crdist_postproc.recipe import Recipe
+
+    run = _run_file(run_file, settings)
+    products = run.products
+    # a recipe that cannot be followed is better known before the inference than after it
+    recipe = Recipe.default() if products.recipe == "default" else Recipe.from_yaml(products.recipe)
+    recipe = recipe.with_overrides(products.set) if products.set else recipe
+    workers = _local_workers(1, threads, memory)
+    done = _infer(run, folder or Path(run_file.stem), resume)
+    report = make_products(done.folder.posterior, done.folder.products, recipe, workers)
+    found = f" ({report.blocks_found} found done)" if report.blocks_found else ""
+    print(f"{report.path}: {report.blocks_computed} blocks{found} in {report.seconds:.1f} s")
+
+
 @app.command("recipe")
 def recipe_(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe to check and print in full.")] = None,
@@ -222,13 +275,21 @@ def check(store: Annotated[Path, typer.Argument(help="A posterior or products st
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder to create.")] = Path("demo"),
+    gas: Annotated[
+        bool, typer.Option("--gas", help="Instead of an inference, import a synthetic gas map: half a minute.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: all cores.")] = None,
-    memory: Annotated[str, typer.Option(help="Memory of the whole run.")] = "3GiB",
+    memory: Annotated[str, typer.Option(help="Memory of the products.")] = "3GiB",
 ) -> None:
-    """A synthetic galaxy's posterior in a published layout: import, post, and a figure of the result."""
-    from crdist.demo import run_demo
+    """A synthetic sky goes the whole way: inference, products, and a figure of the result. A model, not data."""
+    from crdist.demo import run_demo, run_gas_demo
 
-    figure = run_demo(folder, _local_workers(1, threads, memory))
+    workers = _local_workers(1, threads, memory)
+    if gas:
+        figure = run_gas_demo(folder, workers)
+    else:
+        with _way_on(f"crdist demo {folder}"):
+            figure = run_demo(folder, workers, _Inferring())
     print(f"figure: {figure}")
 
 
@@ -244,7 +305,7 @@ def main() -> None:
     try:
         app(arguments)
     except _Interrupted as interrupted:
-        print("crdist: interrupted; what is finished is kept: run the same command again to go on", file=sys.stderr)
+        print(f"crdist: interrupted; what is finished is kept: {_signals.way_on}", file=sys.stderr)
         sys.exit(128 + interrupted.number)
     except (CrdistError, OSError) as error:
         if debug:
@@ -273,11 +334,95 @@ class _Interrupted(BaseException):
         self.number = number
 
 
+class _Signals:
+    """What a signal does: end the command, or, where work can be brought to a good end first, ask for that."""
+
+    asking = False
+    """Whether the first signal is a question, whose answer is awaited, and the second the end."""
+    number: int | None = None
+    way_on = "run the same command again to go on"
+
+
+_signals = _Signals()
+
+
 def _interrupt(number: int, _: Any) -> None:
+    if _signals.asking and _signals.number is None:
+        _signals.number = number
+        print("crdist: stopping after this iteration; once more to stop at once", file=sys.stderr, flush=True)
+        return
     # once is enough: a second signal must not cut the tidying up short
     for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(other, signal.SIG_IGN)
     raise _Interrupted(number)
+
+
+@contextmanager
+def _stoppable() -> Iterator[Callable[[], bool]]:
+    """While this lasts a first signal only turns the function true."""
+    _signals.asking = True
+    try:
+        yield lambda: _signals.number is not None
+    finally:
+        _signals.asking = False
+
+
+@contextmanager
+def _way_on(command: str) -> Iterator[None]:
+    """What the user is told to run after an interrupt."""
+    before, _signals.way_on = _signals.way_on, f"run '{command}' to go on"
+    yield
+    _signals.way_on = before
+
+
+def _run_file(path: Path, settings: list[str] | None) -> Any:
+    from crdist_inference.runfile import RunFile
+
+    run = RunFile.from_yaml(path)
+    return run.with_overrides(settings, folder=Path.cwd()) if settings else run
+
+
+def _infer(run: Any, folder: Path, resume: bool) -> Any:
+    """Run an inference with its progress on the terminal."""
+    words = [*(word for word in sys.argv[1:] if word not in ("--debug", "--resume")), "--resume"]
+    with _way_on(f"crdist {' '.join(words)}"):
+        done = _Inferring()(run, folder, resume)
+    print(f"{done.folder.posterior}: {done.n_sample} samples in {done.seconds:.1f} s")
+    return done
+
+
+class _Inferring:
+    """Runs an inference and reports it."""
+
+    def __call__(self, run: Any, folder: Path, resume: bool) -> Any:
+        from crdist.progress import reporting
+        from crdist_inference.run import Listener, describe_iteration, run_inference
+
+        with reporting("infer") as update:
+
+            class Terminal(Listener):
+                """Lines on standard error, and a bar where that is a terminal."""
+
+                def say(self, text: str) -> None:
+                    print(text, file=sys.stderr, flush=True)
+
+                def evidence(self, done: int, total: int) -> None:
+                    update(done, total, "evidence of length and slope")
+
+                def iteration(self, report: Any, done: int, total: int) -> None:
+                    self.say(describe_iteration(report))
+                    update(done, total, "iterations")
+
+                stopping = staticmethod(_stoppable)
+
+            done = run_inference(run, folder, resume=resume, listener=Terminal())
+        if not done.finished:
+            raise _Interrupted(_signals.number or signal.SIGTERM)
+        for line in done.validation:
+            print(line)
+        for warning in done.warnings:
+            print(f"warning: {warning}")
+        return done
 
 
 def _local_workers(workers: int, threads: int | None, memory: str | None) -> Any:

@@ -1,4 +1,4 @@
-"""The demonstration: a synthetic galaxy goes the whole way from a published file to a figure.
+"""The demonstration: a synthetic sky, or a synthetic gas map, goes the whole way from published files to a figure.
 
 Like the command line, this module ties the stages together; nothing else in the core knows them.
 """
@@ -6,29 +6,37 @@ Like the command line, this module ties the stages together; nothing else in the
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crdist.errors import DependencyError, StoreExistsError
 
 if TYPE_CHECKING:
     from crdist_postproc.plan import Workers
+    from crdist_postproc.recipe import Recipe
+    from crdist_postproc.run import RunReport
 
-__all__ = ["run_demo"]
+__all__ = ["make_products", "run_demo", "run_gas_demo"]
 
 MARK = ".crdist-demo"
 
+PACKAGES = {"matplotlib": "dashboards", "jax": "inference", "nifty8": "inference", "h5py": "inference"}
+"""What a demonstration needs beside the core, and the extra that has it."""
 
-def run_demo(folder: Path, workers: Workers) -> Path:
-    """Write a synthetic map in a published layout, import it, compute the default recipe and draw the overview.
+
+def run_demo(folder: Path, workers: Workers, infer: Callable[[Any, Path, bool], Any]) -> Path:
+    """Make a synthetic sky in the published layouts, infer the density, compute its products and draw the overview.
 
     Parameters
     ----------
     folder : Path
-        Folder to create; that of an earlier demonstration is replaced.
+        Folder to create; that of an earlier demonstration is replaced, one that was interrupted is continued.
     workers : Workers
-        Threads and memory to use.
+        Threads and memory for the products.
+    infer : callable
+        ``(run file, folder, resume)``: runs the inference and reports it.
 
     Returns
     -------
@@ -38,28 +46,41 @@ def run_demo(folder: Path, workers: Workers) -> Path:
     Raises
     ------
     DependencyError
-        If matplotlib, which draws the figure, is not installed.
+        If a package that it needs is not installed.
     StoreExistsError
         If the folder exists and is not one of an earlier demonstration.
     """
-    if find_spec("matplotlib") is None:
-        raise DependencyError("the demo's figure needs matplotlib; install crdist with its extra 'dashboards'")
+    _need("matplotlib", "jax", "nifty8", "h5py")
+    from crdist_dashboards.overview import overview_figure
+    from crdist_inference.runfile import RunFile, packaged_run_file
+    from crdist_postproc.recipe import Recipe
+
+    figure = folder / "overview.png"
+    _take(folder, keep=not figure.exists())
+    source = packaged_run_file("demo")
+    run = RunFile.from_yaml(source)
+    print(f"1/3  crdist infer {source.name}: a synthetic sky (a model, not data) in the published layouts, and geoVI")
+    done = infer(run, folder / "run", True)
+    recipe = Recipe.default().with_overrides(run.products.set)
+    print(f"2/3  crdist post {done.folder.posterior}")
+    make_products(done.folder.posterior, done.folder.products, recipe, workers)
+    print("3/3  the overview")
+    return overview_figure(done.folder.products, figure)
+
+
+def run_gas_demo(folder: Path, workers: Workers) -> Path:
+    """Write a synthetic map in a published layout, import it, compute the default recipe and draw the overview.
+
+    Parameters, result and errors are those of `run_demo`; no inference takes part.
+    """
+    _need("matplotlib")
     from crdist.importers import import_map
     from crdist.progress import reporting
-    from crdist_cluster import local_client
     from crdist_dashboards.overview import overview_figure
     from crdist_inference.synthetic import write_published_gas
-    from crdist_postproc.plan import plan_run
     from crdist_postproc.recipe import Recipe
-    from crdist_postproc.run import Step, execute
 
-    if folder.exists():
-        if not (folder / MARK).exists() and any(folder.iterdir()):
-            raise StoreExistsError(f"{folder}: exists and is no earlier demo; choose another folder")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    (folder / MARK).touch()
-
+    _take(folder, keep=False)
     published, posterior, products = folder / "gas.fits", folder / "gas.zarr", folder / "products.zarr"
     print("1/4  a synthetic galaxy's gas (a model, not data), in the layout of a published map")
     write_published_gas(published)
@@ -67,7 +88,25 @@ def run_demo(folder: Path, workers: Workers) -> Path:
     with reporting("import") as update:
         import_map(published, posterior, progress=update)
     print(f"3/4  crdist post {posterior} {products}")
-    plan = plan_run(str(posterior), Recipe.default())
+    make_products(posterior, products, Recipe.default(), workers)
+    print("4/4  the overview")
+    return overview_figure(products, folder / "overview.png")
+
+
+def make_products(posterior: Path, products: Path, recipe: Recipe, workers: Workers) -> RunReport:
+    """Compute the products of a recipe on workers of this machine, with progress on standard error.
+
+    Raises
+    ------
+    RecipeError, SchemaError, PlanTooLargeError, StoreExistsError, RunError
+        As `crdist_postproc.run.run_products`.
+    """
+    from crdist.progress import reporting
+    from crdist_cluster import local_client
+    from crdist_postproc.plan import plan_run
+    from crdist_postproc.run import Step, execute
+
+    plan = plan_run(posterior, recipe, products)
     plan.check(workers)
     with (
         reporting("post") as update,
@@ -77,6 +116,22 @@ def run_demo(folder: Path, workers: Workers) -> Path:
         def progress(step: Step) -> None:
             update(step.done, step.total, f"block {step.blocks_done} of {step.n_block}, {step.product}")
 
-        execute(plan, products, client=client, progress=progress)
-    print("4/4  the overview")
-    return overview_figure(products, folder / "overview.png")
+        return execute(plan, products, client=client, progress=progress)
+
+
+def _need(*packages: str) -> None:
+    for package in packages:
+        if find_spec(package) is None:
+            raise DependencyError(f"the demo needs {package}; install crdist with its extra {PACKAGES[package]!r}")
+
+
+def _take(folder: Path, *, keep: bool) -> None:
+    """Make the folder of a demonstration, or take over that of an earlier one."""
+    mark = folder / MARK
+    if folder.exists():
+        if not mark.exists() and any(folder.iterdir()):
+            raise StoreExistsError(f"{folder}: exists and is no earlier demo; choose another folder")
+        if not (keep and (folder / "run").exists()):
+            shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.touch()

@@ -21,10 +21,13 @@ from crdist.grids import SphericalGrid
 
 __all__ = [
     "COORDINATES",
+    "INFERENCE_GROUP",
+    "INFERENCE_VARIABLES",
     "POSTERIOR_DIMS",
     "POSTERIOR_SCHEMA",
     "PRODUCTS_SCHEMA",
     "SCHEMA_VERSION",
+    "BesideVariable",
     "Derived",
     "PosteriorHeader",
     "Variable",
@@ -58,6 +61,59 @@ class Variable:
     name: str
     units: str
     long_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class BesideVariable:
+    """A variable that an inference stores beside the density, in the group `INFERENCE_GROUP`."""
+
+    dims: tuple[str, ...]
+    units: str
+    long_name: str
+    dtype: str = "float64"
+
+
+INFERENCE_GROUP = "inference"
+"""Group of a posterior store for what an inference knows beside its main variables; stores without one are whole, too.
+
+Its attributes are ``status`` ("running" or "complete"), ``warnings`` and ``settings``, and what the inference adds.
+"""
+
+_INTENSITY = "m-2 s-1 sr-1"
+
+INFERENCE_VARIABLES: Mapping[str, BesideVariable] = {
+    "length": BesideVariable(("sample",), "kpc", "correlation length"),
+    "slope": BesideVariable(("sample",), "", "slope of the spectrum"),
+    "scale": BesideVariable(("sample",), "", "standard deviation of the prior's ln(density)"),
+    "offset": BesideVariable(("sample",), "", "mean of the prior's ln(density / cm-3)"),
+    "draw": BesideVariable(("sample",), "", "draw of (length, slope), or start, that a sample belongs to", "int64"),
+    "pair": BesideVariable(("sample",), "", "mirrored pair of that draw", "int64"),
+    "sky": BesideVariable(("pixel", "sample"), _INTENSITY, "intensity that a sample predicts, masked pixels too"),
+    "data": BesideVariable(("pixel",), _INTENSITY, "measured intensity"),
+    "sigma": BesideVariable(("pixel",), _INTENSITY, "standard deviation of the measured intensity"),
+    "used": BesideVariable(("pixel",), "", "pixels that were fitted", "bool"),
+    "hydrogen_density": BesideVariable(("pixel", "shell"), "cm-3", "density of hydrogen nuclei", "float32"),
+    "truth": BesideVariable(("pixel", "shell"), "cm-3", "density that made a synthetic sky", "float32"),
+    "evidence_length": BesideVariable(("evidence_length",), "kpc", "correlation lengths of the evidence grid"),
+    "evidence_slope": BesideVariable(("evidence_slope",), "", "slopes of the evidence grid"),
+    "evidence": BesideVariable(
+        ("evidence_length", "evidence_slope"), "", "logarithm of the posterior density of (ln length, ln slope)"
+    ),
+    "iteration_draw": BesideVariable(("iteration",), "", "draw, or start, of an iteration", "int64"),
+    "iteration_energy": BesideVariable(("iteration",), "", "variational energy up to a constant"),
+    "iteration_reduced_chi2": BesideVariable(("iteration",), "", "chi^2 per used pixel, mean over samples"),
+    "iteration_change": BesideVariable(("iteration",), "", "change of the mean in posterior standard deviations"),
+    "iteration_n_sample": BesideVariable(("iteration",), "", "samples that an iteration drew", "int64"),
+    "iteration_kl_steps": BesideVariable(("iteration",), "", "Newton steps of the mean", "int64"),
+    "iteration_newton_steps": BesideVariable(("iteration",), "", "Newton steps that bent a sample, at most", "int64"),
+    "iteration_seconds": BesideVariable(("iteration",), "s", "duration of an iteration"),
+    **{
+        f"iteration_{name}{suffix}": BesideVariable(("iteration",), units, f"{name}, {what} over samples")
+        for name, units in (("length", "kpc"), ("slope", ""), ("scale", ""), ("offset", ""))
+        for suffix, what in (("", "mean"), ("_std", "standard deviation"))
+    },
+}
+"""What the group may hold; latent excitations, ``latent_0`` and on, too, whose last axis is the sample."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,12 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from crdist.durable import DurableStore, new_store, remove_partial_files
+from crdist.durable import PARTIAL_SUFFIX, DurableStore, new_store, remove_partial_files, write_durably
 from crdist.errors import SchemaError, StoreExistsError
 from crdist.frames import Frame
 from crdist.grids import SphericalGrid
 from crdist.schema import (
+    INFERENCE_GROUP,
     POSTERIOR_DIMS,
     POSTERIOR_SCHEMA,
     PRODUCTS_SCHEMA,
@@ -50,6 +51,7 @@ __all__ = [
     "new_store",
     "open_for_reading",
     "open_for_writing",
+    "open_inference",
     "open_posterior",
     "open_products",
     "pack",
@@ -283,6 +285,34 @@ def open_posterior(path: str | Path) -> xr.Dataset:
     )
 
 
+def open_inference(path: str | Path) -> xr.Dataset:
+    """Open what an inference stored beside its samples: hyperparameters, skies, data, iterations; lazily.
+
+    Parameters
+    ----------
+    path : path
+        A posterior store.
+
+    Returns
+    -------
+    xarray.Dataset
+        With the variables of `crdist.schema.INFERENCE_VARIABLES` that the store has.
+
+    Raises
+    ------
+    SchemaError
+        If the store is not a posterior of this schema version, or comes from no inference.
+    """
+    import xarray as xr
+
+    header = read_posterior_header(path)
+    if INFERENCE_GROUP not in open_group(header.path, POSTERIOR_SCHEMA):
+        raise SchemaError(f"{header.path}: has no group {INFERENCE_GROUP!r}; its samples do not come from an inference")
+    # through the root, whose copy of the metadata is one moment's
+    tree = xr.open_datatree(header.path, engine="zarr", chunks={})
+    return tree.children[INFERENCE_GROUP].to_dataset(inherit=False)
+
+
 def open_products(path: str | Path, *, allow_partial: bool = False) -> xr.DataTree:
     """Open a products store lazily as an xarray DataTree, checked against the schema.
 
@@ -313,7 +343,7 @@ def pack(source: str | Path, target: str | Path) -> PosteriorHeader:
     """Rewrite a posterior with all samples in a chunk, shard by shard.
 
     The provenance is the source's, and under ``packed`` the source's name and the versions that packed it; there is
-    the source's own ``packed``, too, if it has one.
+    the source's own ``packed``, too, if it has one. What an inference stored beside nested samples is copied.
 
     Raises
     ------
@@ -353,7 +383,24 @@ def pack(source: str | Path, target: str | Path) -> PosteriorHeader:
                 else:
                     values = array[shard.region]
                 write_shard(packed, variable.name, shard, np.asarray(values))
+        if header.grid.ordering == "nested" and INFERENCE_GROUP in open_group(header.path):
+            _copy_inference(header, folder)
     return read_posterior_header(target)
+
+
+def _copy_inference(header: PosteriorHeader, target: Path) -> None:
+    """Copy what an inference stored beside the samples, of those samples that the header counts."""
+    for path in (header.path / INFERENCE_GROUP).rglob("*"):
+        if path.is_file() and not path.name.endswith(PARTIAL_SUFFIX):
+            write_durably(target / path.relative_to(header.path), path.read_bytes())
+    for name, array in zarr.open_group(str(target), path=INFERENCE_GROUP, mode="r", use_consolidated=False).arrays():
+        dims: Any = array.metadata.to_dict().get("dimension_names") or ()
+        if "sample" in dims:
+            stored = open_for_writing(target, f"{INFERENCE_GROUP}/{name}")
+            stored.resize(
+                tuple(header.n_sample if d == "sample" else n for d, n in zip(dims, array.shape, strict=True))
+            )
+    consolidate(target)
 
 
 def set_provenance(folder: str | Path, provenance: Mapping[str, Any]) -> None:

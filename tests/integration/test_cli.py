@@ -273,11 +273,30 @@ def test_what_does_not_go_with_a_scheduler_is_refused(folder, tmp_path):
     assert "with --scheduler its workers have their own" in line
 
 
-def test_a_demo_without_matplotlib_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr("crdist.demo.find_spec", lambda name: None)
-    with pytest.raises(DependencyError, match="needs matplotlib; install crdist with its extra 'dashboards'"):
-        run_demo(tmp_path / "demo", Workers(1, 1, 3 * 1024**3))
+@pytest.mark.parametrize(
+    ("package", "extra"), [("matplotlib", "dashboards"), ("jax", "inference"), ("h5py", "inference")]
+)
+def test_a_demo_without_a_package_says_what_to_install(tmp_path, monkeypatch, package, extra):
+    monkeypatch.setattr("crdist.demo.find_spec", lambda name: None if name == package else name)
+    with pytest.raises(DependencyError, match=f"needs {package}; install crdist with its extra '{extra}'"):
+        run_demo(tmp_path / "demo", Workers(1, 1, 3 * 1024**3), infer=None)
     assert not (tmp_path / "demo").exists()
+
+
+def test_the_gas_demo_needs_no_inference(tmp_path):
+    result = crdist("demo", tmp_path / "demo", "--gas", "--threads", 2)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "demo" / "overview.png").stat().st_size > 0
+    assert open_products(tmp_path / "demo" / "products.zarr").attrs["status"] == "complete"
+
+
+def test_a_demo_does_not_replace_what_is_none(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").touch()
+    for options in ((), ("--gas",)):
+        line = error_line(crdist("demo", tmp_path / "thesis", *options))
+        assert "exists and is no earlier demo; choose another folder" in line
+    assert (tmp_path / "thesis" / "chapter.tex").exists()
 
 
 def test_tracebacks_are_for_the_log_and_for_debug(folder, tmp_path):
@@ -289,7 +308,7 @@ def test_tracebacks_are_for_the_log_and_for_debug(folder, tmp_path):
 
 def test_help_reads_well():
     text = crdist("--help", env={"COLUMNS": "100", **{k: v for k, v in os.environ.items() if k == "PATH"}}).stdout
-    for command in ("import", "pack", "post", "recipe", "info", "check", "demo"):
+    for command in ("import", "pack", "post", "infer", "run", "recipe", "info", "check", "demo"):
         assert command in text
     assert crdist("--version").stdout.strip() == package_version
     result = crdist("pots")
