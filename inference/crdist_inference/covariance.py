@@ -42,9 +42,10 @@ class Covariance:
 
     Notes
     -----
-    The covariance of two averages is taken at the root mean square distance of their fine cells, which is that of the
-    centroids and the two spreads added in quadrature. The Matern function is a mixture of Gaussians in distance, so the
-    result is a covariance; its diagonal is the variance that averaging leaves.
+    The squared distance between a fine cell of one average and one of another has a mean and a variance, which are
+    known if fine cells scatter about their centroid alike in all directions. The covariance of two averages is taken as
+    the mean of those one standard deviation above and below. For cells as large as the correlation length it is within
+    3 % of the exact average (relative Frobenius norm); that at the distance of the centres is off by up to 30 %.
     """
 
     def __init__(self, grid: SphericalGrid, used: npt.NDArray[np.bool_], *, fine: SphericalGrid | None = None) -> None:
@@ -54,13 +55,15 @@ class Covariance:
         # equal angles differ by rounding
         angles, kind = np.unique(np.round(chord2, 10), return_inverse=True)
         r, spread2 = (grid.centres, np.zeros(grid.n_shell)) if fine is None else _averaged(grid, fine)
-        distance2 = np.square(r[:, None] - r) + angles[:, None, None] * (r[:, None] * r) + spread2[:, None] + spread2
+        between = np.square(r[:, None] - r) + angles[:, None, None] * (r[:, None] * r)
+        spread = spread2[:, None] + spread2
+        deviation = np.sqrt((4.0 * between + 2.0 * spread) * spread / 3.0)
+        distance2 = np.stack([between + spread + sign * deviation for sign in ((-1, 1) if fine else (0,))])
         apart = distance2 > 0
         low, high = (0.5 * math.log(value) for value in (distance2[apart].min(initial=1.0), distance2.max(initial=1.0)))
         self._places = np.linspace(low - 1e-6, high + 1e-6, N_TABLE)
-        place = (0.5 * np.log(np.where(apart, distance2, math.exp(2 * low))) - self._places[0]) / np.diff(
-            self._places[:2]
-        )
+        step = self._places[1] - self._places[0]
+        place = (0.5 * np.log(np.where(apart, distance2, math.exp(2 * low))) - self._places[0]) / step
         # the last entry stands for distance zero
         self._entry = np.where(apart, place.astype(np.int32), N_TABLE - 1)
         self._fraction = np.where(apart, place - self._entry, 0.0)
@@ -88,9 +91,7 @@ class Covariance:
         values = np.exp(-np.exp(_log_decay(float(slope))(self._places - math.log(length))))
         steps = np.append(np.diff(values), 0.0)
         values[-1] = 1.0
-        self._correlation = steps[self._entry]
-        self._correlation *= self._fraction
-        self._correlation += values[self._entry]
+        self._correlation = (values[self._entry] + steps[self._entry] * self._fraction).mean(axis=0)
         return self
 
     @property
@@ -136,7 +137,9 @@ def _averaged(grid: SphericalGrid, fine: SphericalGrid) -> tuple[Float, Float]:
     overlap = np.maximum(np.minimum(edges[1:], own[1:, None]) - np.maximum(edges[:-1], own[:-1, None]), 0.0)
     share = overlap / overlap.sum(axis=1, keepdims=True)
     first, second = share @ fine.centres, share @ np.square(fine.centres)
-    return first * math.sqrt(towards2), second - np.square(first) * towards2
+    spread2 = second - np.square(first) * towards2
+    # of a single cell it is zero up to rounding
+    return first * math.sqrt(towards2), np.where(spread2 > 1e-12 * second, spread2, 0.0)
 
 
 @lru_cache(maxsize=64)

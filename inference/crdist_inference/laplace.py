@@ -138,6 +138,8 @@ def laplace(
     ------
     GridError
         If the length is not positive or the slope is out of range.
+    InferenceError
+        If the covariance of the sky is singular to rounding at every scale.
 
     Notes
     -----

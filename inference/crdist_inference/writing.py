@@ -75,7 +75,7 @@ def create_store(path: Path, run: RunFile, assembled: Assembled) -> None:
                 Derived(
                     f"n{energy}",
                     "GeV-1 cm-3",
-                    f"density of cosmic-ray protons per energy at {kind[emission.energy_is]} {emission.energy:g} GeV",
+                    f"cosmic-ray protons at {kind[emission.energy_is]} {emission.energy:g} GeV",
                     ((MAIN, run.reported_weight),),
                 )
             ],

@@ -86,12 +86,12 @@ def test_covariance_is_that_of_the_places(rng, ordering, length, slope):
     np.testing.assert_allclose(product, np.einsum("piqj,qj->pqi", exact, weights), atol=2e-8)
 
 
-@pytest.mark.parametrize(("length", "slope"), [(6.0, 5.0), (8.0, 6.0), (10.0, 9.0)])
+@pytest.mark.parametrize(("length", "slope"), [(2.0, 4.0), (5.0, 6.0), (10.0, 9.0)])
 def test_covariance_of_averages(length, slope):
     coarse, fine = GRID, SphericalGrid.log_spaced(2, 12, 0.5, 20.0)
     exact = dense(fine, length, slope).reshape(12, 4, 4, 3, 12, 4, 4, 3).mean(axis=(1, 3, 5, 7))
     covariance = Covariance(coarse, np.ones(12, dtype=bool), fine=fine).set(length, slope)
-    np.testing.assert_allclose(covariance.variances, np.einsum("pipi->pi", exact).mean(axis=0), atol=0.06)
+    np.testing.assert_allclose(covariance.variances, np.einsum("pipi->pi", exact).mean(axis=0), atol=0.05)
     blocks = np.stack([covariance.times(np.tile(unit, (12, 1))) for unit in np.eye(4)], axis=-1)
     approximate = blocks.transpose(0, 2, 1, 3)
     assert np.linalg.norm(approximate - exact) < 0.05 * np.linalg.norm(exact)
@@ -99,7 +99,7 @@ def test_covariance_of_averages(length, slope):
     assert np.linalg.eigvalsh(whole)[0] > -1e-7
     # much nearer than what takes a cell for its centre
     centres = dense(coarse, length, slope)
-    assert np.linalg.norm(centres - exact.reshape(48, 48)) > 2 * np.linalg.norm(approximate - exact)
+    assert np.linalg.norm(centres - exact.reshape(48, 48)) > 3 * np.linalg.norm(approximate - exact)
 
 
 def test_a_fine_grid_that_is_the_same_changes_nothing(rng):
