@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Extras that the demo and the tests use; `make setup EXTRAS=all` installs the others, too.
-EXTRAS ?= dashboards,fast,inference
+EXTRAS ?= cluster,dashboards,fast,inference
 
 .PHONY: demo test lint types pytest slow bench setup clean
 
@@ -32,6 +32,7 @@ slow: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/regrid.py
 	$(BIN)/python benchmarks/recipe.py
+	$(BIN)/python benchmarks/inference.py
 
 setup: $(VENV)/.installed-test
 

@@ -30,9 +30,10 @@ from crdist.grids import SphericalGrid
 from crdist_inference.calibration import Calibration, Inferred, Trial, calibrate
 from crdist_inference.evidence import EvidenceGrid, evidence_grid
 from crdist_inference.geovi import Settings, infer
+from crdist_inference.laplace import laplace
 from crdist_inference.prior import LogNormal, Prior
 from crdist_inference.problem import Problem
-from crdist_inference.records import PosteriorSample
+from crdist_inference.records import PosteriorSample, Start
 from crdist_inference.refinement import Refinement
 from crdist_inference.simulated import linear_posterior, sky_scalars, sky_truth
 
@@ -105,16 +106,18 @@ def sampled(options: Any, field: Refinement) -> dict[str, Any]:
         evidence = evidence_grid(problem)
         rng = np.random.default_rng([seed, 3])
         many = np.array(evidence.draw(N_EVIDENCE_DRAW, rng))
-        samples = geovi(problem, field, evidence.draw(options.draws, rng), options.pairs, seed, "evidence")
+        points = [laplace(problem, *draw) for draw in evidence.draw(options.draws, rng)]
+        starts = [Start(at.length, at.slope, math.exp(at.log_scale), at.offset) for at in points]
+        samples = geovi(problem, field, starts, options.pairs, seed, "evidence")
         probabilities: dict[str, Callable[[Any], float]] = {
             "length and slope": lambda truth: evidence.rank(*truth),
-            "length": lambda truth: float(np.mean(many[:, 0] < truth)),
-            "slope": lambda truth: float(np.mean(many[:, 1] < truth)),
+            "length": lambda truth: rank(many[:, 0], truth),
+            "slope": lambda truth: rank(many[:, 1], truth),
         }
         return Inferred(quantities(problem, samples), [sample.draw for sample in samples], probabilities)
 
     def jointly(problem: Problem, seed: int) -> Inferred:
-        start = (problem.prior.length.median, problem.prior.slope.median)
+        start = Start(problem.prior.length.median, problem.prior.slope.median)
         samples = geovi(problem, field, [start], max(options.pairs, 6), seed, "joint")
         hyper = {
             name: np.array([getattr(sample.hyperparameters, name) for sample in samples])
@@ -147,7 +150,7 @@ def linear(options: Any, field: Refinement) -> dict[str, Any]:
         exact = linear_posterior(
             truth.problem, field, **hyper, scale=truth.hyperparameters.scale, offset=truth.hyperparameters.offset
         )
-        samples = geovi(truth.problem, field, [(hyper["length"], hyper["slope"])], pairs, seed, "evidence")
+        samples = geovi(truth.problem, field, [Start(**hyper)], pairs, seed, "evidence")
         logs = np.log(np.stack([sample.density for sample in samples]).astype(np.float64))
         mean, spread = logs.mean(axis=0), logs.std(axis=0)
         skies = np.stack([sample.sky for sample in samples])
@@ -177,7 +180,8 @@ def coarse(options: Any, field: Refinement) -> dict[str, Any]:
         truth = sky_truth(template, field, seed)
         at = (truth.hyperparameters.length, truth.hyperparameters.slope)
         own, own_seconds = timed_evidence(truth.problem)
-        less, less_seconds = timed_evidence(truth.problem.coarsened(field.grid.nside // 2, field.grid.n_shell // 2))
+        coarser = truth.problem.coarsened(field.grid.nside // 2, field.grid.n_shell // 2)
+        less, less_seconds = timed_evidence(coarser, field.grid)
         rows.append(
             {
                 "seed": seed,
@@ -202,7 +206,7 @@ def coarse(options: Any, field: Refinement) -> dict[str, Any]:
 
 
 def geovi(
-    problem: Problem, field: Refinement, draws: list[tuple[float, float]], pairs: int, seed: int, mode: Any
+    problem: Problem, field: Refinement, draws: list[Start], pairs: int, seed: int, mode: Any
 ) -> list[PosteriorSample]:
     """Samples of one sky."""
     samples: list[PosteriorSample] = []
@@ -232,10 +236,15 @@ def quantities(problem: Problem, samples: list[PosteriorSample]) -> dict[str, An
     }
 
 
-def timed_evidence(problem: Problem) -> tuple[EvidenceGrid, float]:
+def rank(draws: Any, truth: float) -> float:
+    """Probability below the truth, which no finite number of draws shows to be nothing."""
+    return (float(np.sum(draws < truth)) + 0.5) / (len(draws) + 1)
+
+
+def timed_evidence(problem: Problem, fine: SphericalGrid | None = None) -> tuple[EvidenceGrid, float]:
     """The evidence grid and the seconds that it took."""
     began = time.perf_counter()
-    found = evidence_grid(problem)
+    found = evidence_grid(problem, fine=fine)
     return found, time.perf_counter() - began
 
 

@@ -13,9 +13,12 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import argparse
 import math
+import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -25,9 +28,12 @@ from galaxy import synthetic_problem
 from machine import description
 
 from crdist.grids import SphericalGrid
+from crdist_inference.geovi import Settings, infer
 from crdist_inference.model import SkyModel, likelihood, position
 from crdist_inference.problem import Problem
+from crdist_inference.records import IterationReport, Start
 from crdist_inference.refinement import Matrices, Refinement
+from crdist_inference.simulated import sky_truth
 
 SIZES = {"8 x 28": (8, 28), "16 x 68": (16, 68), "32 x 196": (32, 196)}
 LENGTH, SLOPE = 5.0, 6.0
@@ -50,6 +56,9 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", choices=("float32", "float64"), default=("float32", "float64"))
     parser.add_argument("--samples", type=int, default=4, help="samples that share matrices in a batch (default: 4)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of timing (default: 7)")
+    parser.add_argument(
+        "--iterations", type=int, default=3, help="global iterations of 12 samples, 0 for none (default: 3)"
+    )
     options = parser.parse_args()
     if options.rounds < 1 or options.samples < 1:
         sys.exit("inference.py: give at least 1 of --rounds and of --samples")
@@ -62,6 +71,8 @@ def main() -> None:
             for size in sizes:
                 for precision in options.precision:
                     report(size, precision, options.samples, options.rounds, on_host=device.platform == "cpu")
+                    if options.iterations:
+                        iterate(size, precision, options.iterations, device)
 
 
 def report(size: str, precision: str, n_sample: int, rounds: int, *, on_host: bool) -> None:
@@ -89,6 +100,30 @@ def report(size: str, precision: str, n_sample: int, rounds: int, *, on_host: bo
         )
 
 
+def iterate(size: str, precision: str, n_iteration: int, device: Any) -> None:
+    """Time global iterations of 12 samples on a synthetic sky, and tell the most memory that was used so far."""
+    nside, n_shell = SIZES[size]
+    prior = Refinement(SphericalGrid.log_spaced(nside, n_shell, 0.05, 30.0, ordering="nested"), dtype=precision)
+    problem = sky_truth(synthetic_problem(prior.grid), prior, seed=1).problem
+    settings = Settings(n_iteration=n_iteration, early_iterations=0, n_pairs=6, update_iterations=0)
+    print("global iterations of 12 samples (the first one compiles):")
+
+    def tell(own: IterationReport) -> None:
+        bent = f"{min(own.newton_steps)} to {max(own.newton_steps)}" if own.newton_steps else "no"
+        print(
+            f"  {own.iteration + 1}: {own.seconds:.1f} s, samples bent in {bent} steps, mean moved in {own.kl_steps}, "
+            f"chi^2 {own.reduced_chi2:.3f}"
+        )
+
+    with tempfile.TemporaryDirectory(prefix="crdist-bench-") as folder:
+        infer(problem, prior, [Start(LENGTH, SLOPE)], settings, folder=Path(folder), fingerprint={}, report=tell)
+    used = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    where = "process, at most"
+    if device.platform != "cpu":
+        used, where = device.memory_stats()["peak_bytes_in_use"], "device, at most"
+    print(f"memory of the {where}: {used / 1024**3:.2f} GiB", flush=True)
+
+
 def compiled_steps(prior: Refinement, problem: Problem, n_sample: int) -> tuple[dict[str, Step], float]:
     """The steps, and how far the plain formulation of the refinement is from ours."""
     key = jax.random.key(1)
@@ -103,7 +138,7 @@ def compiled_steps(prior: Refinement, problem: Problem, n_sample: int) -> tuple[
     plain = jax.jit(lambda m, x: einsum_apply(prior, m, x))
     agreement = float(jnp.max(jnp.abs(plain(matrices, xi) - field)) / jnp.std(field))
 
-    at = position(problem, model, LENGTH, SLOPE) | {"excitations": xi}
+    at = position(problem, model, Start(LENGTH, SLOPE)) | {"excitations": xi}
     of = likelihood(problem, model)
     # arguments, not constants of the compiled function: as in an inference
     gradient = jax.jit(jax.grad(lambda own, p: own(p), argnums=1))

@@ -11,14 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crdist.commands.where import Place, compute_products
 from crdist.errors import DependencyError, StoreExistsError
 
 if TYPE_CHECKING:
     from crdist_postproc.plan import Workers
-    from crdist_postproc.recipe import Recipe
-    from crdist_postproc.run import RunReport
 
-__all__ = ["make_products", "run_demo", "run_gas_demo"]
+__all__ = ["run_demo", "run_gas_demo"]
 
 MARK = ".crdist-demo"
 
@@ -53,6 +52,7 @@ def run_demo(folder: Path, workers: Workers, infer: Callable[[Any, Path, bool], 
     _need("matplotlib", "jax", "nifty8", "h5py")
     from crdist_dashboards.overview import overview_figure
     from crdist_inference.runfile import RunFile, packaged_run_file
+    from crdist_postproc.plan import plan_run
     from crdist_postproc.recipe import Recipe
 
     figure = folder / "overview.png"
@@ -63,7 +63,8 @@ def run_demo(folder: Path, workers: Workers, infer: Callable[[Any, Path, bool], 
     done = infer(run, folder / "run", True)
     recipe = Recipe.default().with_overrides(run.products.set)
     print(f"2/3  crdist post {done.folder.posterior}")
-    make_products(done.folder.posterior, done.folder.products, recipe, workers)
+    plan = plan_run(done.folder.posterior, recipe, done.folder.products)
+    compute_products(plan, done.folder.products, Place(), workers)
     print("3/3  the overview")
     return overview_figure(done.folder.products, figure)
 
@@ -78,6 +79,7 @@ def run_gas_demo(folder: Path, workers: Workers) -> Path:
     from crdist.progress import reporting
     from crdist_dashboards.overview import overview_figure
     from crdist_inference.synthetic import write_published_gas
+    from crdist_postproc.plan import plan_run
     from crdist_postproc.recipe import Recipe
 
     _take(folder, keep=False)
@@ -88,35 +90,9 @@ def run_gas_demo(folder: Path, workers: Workers) -> Path:
     with reporting("import") as update:
         import_map(published, posterior, progress=update)
     print(f"3/4  crdist post {posterior} {products}")
-    make_products(posterior, products, Recipe.default(), workers)
+    compute_products(plan_run(posterior, Recipe.default(), products), products, Place(), workers)
     print("4/4  the overview")
     return overview_figure(products, folder / "overview.png")
-
-
-def make_products(posterior: Path, products: Path, recipe: Recipe, workers: Workers) -> RunReport:
-    """Compute the products of a recipe on workers of this machine, with progress on standard error.
-
-    Raises
-    ------
-    RecipeError, SchemaError, PlanTooLargeError, StoreExistsError, RunError
-        As `crdist_postproc.run.run_products`.
-    """
-    from crdist.progress import reporting
-    from crdist_cluster import local_client
-    from crdist_postproc.plan import plan_run
-    from crdist_postproc.run import Step, execute
-
-    plan = plan_run(posterior, recipe, products)
-    plan.check(workers)
-    with (
-        reporting("post") as update,
-        local_client(workers.processes, workers.threads, workers.process_bytes) as client,
-    ):
-
-        def progress(step: Step) -> None:
-            update(step.done, step.total, f"block {step.blocks_done} of {step.n_block}, {step.product}")
-
-        return execute(plan, products, client=client, progress=progress)
 
 
 def _need(*packages: str) -> None:

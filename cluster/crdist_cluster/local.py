@@ -17,11 +17,32 @@ from typing import TYPE_CHECKING
 from crdist.errors import RunError
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, LocalCluster
 
 __all__ = ["available_cores", "available_memory", "connect", "local_client"]
 
 CONNECT_SECONDS = 15
+KEEP_UP_SECONDS = 1.0
+
+WORKER_SETTINGS = {
+    # the memory of a worker is its source and the blocks at work: there is nothing to spill
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": 0.95,
+    "distributed.worker.memory.terminate": 0.98,
+    "distributed.comm.timeouts.connect": "60s",
+}
+"""Dask settings of every worker that crdist starts."""
+
+COMMON_SETTINGS = {
+    **WORKER_SETTINGS,
+    # a failed block is reported once, by the driver, in words
+    "logging.distributed": "critical",
+}
+"""Dask settings of every driver that crdist starts a cluster from."""
+
+PINNED_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+"""Environment of workers: one block is one thread's work, libraries must not start threads of their own."""
 
 
 def available_cores() -> int:
@@ -39,29 +60,23 @@ def available_memory() -> int:
 
 
 @contextmanager
-def local_client(workers: int, threads: int, worker_bytes: int) -> Iterator[Client]:
+def local_client(workers: int, threads: int, worker_bytes: int, *, allowed_losses: int = 5) -> Iterator[Client]:
     """A client of a cluster of ``workers`` processes with ``threads`` threads and ``worker_bytes`` of memory each.
 
     Everything listens on the loopback interface; the diagnostic dashboard is off. When the driver dies, however it
-    does, its workers end too; they ignore Ctrl-C.
+    does, its workers end too; they ignore Ctrl-C. A worker that ends is replaced; a task that lost its worker more
+    often than ``allowed_losses`` fails.
     """
     import dask
     from distributed import Client, LocalCluster
 
+    # a task that loses its worker is tried again; blocks are written whole or not at all
     settings = {
-        # a task that loses its worker is tried again; blocks are written whole or not at all
-        "distributed.scheduler.allowed-failures": 5,
-        # the memory of a worker is its source and the blocks at work: there is nothing to spill
-        "distributed.worker.memory.target": False,
-        "distributed.worker.memory.spill": False,
-        "distributed.worker.memory.pause": 0.95,
-        "distributed.worker.memory.terminate": 0.98,
-        "distributed.comm.timeouts.connect": "60s",
-        # a failed block is reported once, by the driver, in words
-        "logging.distributed": "critical",
+        **COMMON_SETTINGS,
+        "distributed.scheduler.allowed-failures": allowed_losses,
+        # Dask would end a nanny whose new worker is not up by then, which a busy machine may well take; see _kept_up
+        "distributed.deploy.lost-worker-timeout": "1 day",
     }
-    # one block is one thread's work: libraries must not start threads of their own
-    pinned = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with dask.config.set(settings), ExitStack() as stack:
         with _interrupts_ignored():
@@ -76,11 +91,37 @@ def local_client(workers: int, threads: int, worker_bytes: int) -> Iterator[Clie
                     dashboard_address="127.0.0.1:0",
                     scheduler_kwargs={"dashboard": False},
                     silence_logs=logging.CRITICAL,
-                    env=pinned,
+                    env=PINNED_THREADS,
                     local_directory=tempfile.gettempdir(),
                 )
             )
-        yield stack.enter_context(Client(cluster, set_as_default=False))
+        client = stack.enter_context(Client(cluster, set_as_default=False))
+        stack.enter_context(_kept_up(cluster, workers))
+        yield client
+
+
+@contextmanager
+def _kept_up(cluster: LocalCluster, workers: int) -> Iterator[None]:
+    """Replace nannies that have given up: one whose new worker dies before it is up closes, and nothing follows it."""
+    stop = threading.Event()
+
+    def keep_up() -> None:
+        while not stop.wait(KEEP_UP_SECONDS):
+            closed = [
+                name for name, nanny in list(cluster.workers.items()) if nanny.status.name in ("closed", "failed")
+            ]
+            for name in closed:
+                cluster.workers.pop(name, None)
+            if closed:
+                cluster.scale(workers)
+
+    thread = threading.Thread(target=keep_up, name="crdist-keep-up", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 @contextmanager

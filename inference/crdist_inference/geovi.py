@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ import numpy as np
 from crdist.errors import InferenceError, RecipeError
 
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from .model import Mode, SkyModel, hoisted_cg, hyperparameters, likelihood, position
+from .model import Mode, SkyModel, hoisted_cg, hyperparameters, likelihood, position, without_callbacks
 from .problem import Problem
-from .records import IterationReport, PosteriorSample
+from .records import IterationReport, PosteriorSample, Start
 from .refinement import Refinement
 
 __all__ = ["InferenceSummary", "Settings", "infer"]
@@ -113,7 +113,7 @@ class InferenceSummary:
 def infer(
     problem: Problem,
     field: Refinement,
-    draws: Sequence[tuple[float, float]],
+    draws: Sequence[Start],
     settings: Settings,
     *,
     mode: Mode = "evidence",
@@ -132,9 +132,9 @@ def infer(
     problem : Problem
     field : Refinement
         On the problem's grid.
-    draws : sequence of (float, float)
-        Length [kpc] and slope: in the evidence mode geoVI is run at each, in the joint mode it starts from each.
-        The samples of all are pooled.
+    draws : sequence of Start
+        In the evidence mode geoVI is run at the length and slope of each, in the joint mode it starts from each. The
+        samples of all are pooled.
     settings : Settings
     mode : {"evidence", "joint"}
     seed : int
@@ -165,16 +165,16 @@ def infer(
         **fingerprint,
         "mode": mode,
         "seed": seed,
-        "draws": [list(map(float, draw)) for draw in draws],
+        "draws": [list(astuple(draw)) for draw in draws],
         "settings": asdict(settings),
         "precision": field.dtype.name,
     }
     state = load_checkpoint(folder, fingerprint) if resume else None
     state = state or Checkpoint.fresh(fingerprint)
     reports = list(state.reports)
-    start: Any = None
-    for draw, (length, slope) in enumerate(draws):
-        fixed = (float(length), float(slope)) if mode == "evidence" else None
+    last: Any = None
+    for draw, start in enumerate(draws):
+        fixed = (start.length, start.slope) if mode == "evidence" else None
         model = SkyModel(problem, field, fixed)
         run = _Draw(problem, model, settings, draw, len(draws), seed, fixed)
         if state.draw > draw:  # its last iteration is kept as a file of its own
@@ -184,8 +184,10 @@ def infer(
                 samples = run.restore(state.arrays)
                 begin = state.iteration
             else:
-                # a fixed kernel's neighbour is close to where the last one ended; the joint mode's starts are separate
-                at = start if start is not None and fixed is not None else position(problem, model, length, slope)
+                at = position(problem, model, start)
+                if last is not None and fixed is not None:
+                    # a fixed kernel's neighbour is close to where the last one ended; the joint mode's starts are apart
+                    at = {**last, **({} if start.scale is None else {name: at[name] for name in ("scale", "offset")})}
                 samples, begin = jft.Samples(pos=jft.Vector(at), samples=None, keys=None), 0
             for iteration in range(begin, settings.iterations(draw)):
                 samples, own = run.iterate(samples, iteration)
@@ -195,7 +197,7 @@ def infer(
                 report(own)
                 if stopping():
                     return InferenceSummary(False, tuple(reports), ())
-        start = samples.pos.tree
+        last = samples.pos.tree
         for sample in run.final(samples):
             on_sample(sample)
     return InferenceSummary(True, tuple(reports), _judge(reports, settings, mode, len(draws)))
@@ -223,16 +225,10 @@ class _Draw:
     def iterate(self, samples: Any, iteration: int) -> tuple[Any, IterationReport]:
         """Draw samples about the mean, then move the mean."""
         began, settings = time.perf_counter(), self.settings
-        try:
-            samples, steps = self._sample(samples, iteration)
-            moved = _move(self.likelihood, samples, settings, self.fixed is not None)
-            samples = samples.at(moved.x)
-            jax.block_until_ready(samples.pos)
-            logs, chi2 = self._look(samples)
-        except (ValueError, jax.errors.JaxRuntimeError) as error:
-            if "nan" not in str(error).lower() and "conjugate" not in str(error).lower():
-                raise
-            raise InferenceError(self._trouble(iteration, samples, "the energy is not a number")) from error
+        samples, steps = self._sample(samples, iteration)
+        moved = _move(self.likelihood, samples, settings, self.fixed is not None)
+        samples = samples.at(moved.x)
+        logs, chi2 = self._look(samples)
         energy = float(moved.fun)
         if not (np.isfinite(energy) and bool(jnp.isfinite(logs).all())):
             raise InferenceError(self._trouble(iteration, samples, "the energy or a sample is not a number"))
@@ -292,7 +288,7 @@ class _Draw:
 
     def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Any:
         """Samples from ``arrays``."""
-        template = jft.Vector(position(self.problem, self.model, 5.0, 6.0))
+        template = jft.Vector(position(self.problem, self.model, Start(5.0, 6.0)))
         tree = jax.tree_util.tree_structure((template, template, 0))
         leaves = [jnp.asarray(arrays[name]) for name in sorted(arrays) if name.startswith("leaf")]
         pos, residuals, keys = jax.tree_util.tree_unflatten(tree, leaves)
@@ -308,7 +304,9 @@ class _Draw:
         if mode != "nonlinear_update" or keys is None or len(keys) != n_pair:
             keys = jax.random.split(jax.random.fold_in(self.key, iteration), n_pair)
             drawn = [_linear(self.likelihood, about, key, settings) for key in keys]
-            residuals = [part for own in drawn for part in (own, -own)]
+            if any(int(status) < 0 for _, status in drawn):
+                raise InferenceError(self._trouble(iteration, samples, "a curvature of the energy is not positive"))
+            residuals = [part for own, _ in drawn for part in (own, -own)]
         else:
             residuals = [samples[i] - about for i in range(len(samples))]
         steps: list[int] = []
@@ -352,28 +350,25 @@ class _Draw:
 
 
 @partial(jax.jit, static_argnames="settings")
-def _linear(of: Any, about: Any, key: jax.Array, settings: Settings) -> Any:
-    """A sample of the Gaussian approximation about a point, as the difference from it."""
-    return jft.draw_linear_residual(
-        of,
-        about,
-        key,
-        cg=_solution,
-        cg_kwargs={"absdelta": settings.linear_tolerance, "miniter": 10, "maxiter": settings.linear_steps},
-    )[0]
+def _linear(of: Any, about: Any, key: jax.Array, settings: Settings) -> tuple[Any, jax.Array]:
+    """A sample of the Gaussian approximation about a point, as the difference from it, and its solver's status."""
+    with without_callbacks():
+        residual, status = jft.draw_linear_residual(
+            of,
+            about,
+            key,
+            cg=_solution,
+            cg_kwargs={"absdelta": settings.linear_tolerance, "miniter": 10, "maxiter": settings.linear_steps},
+        )
+    return residual, status
 
 
 @partial(jax.jit, static_argnames="settings")
 def _bend(of: Any, about: Any, residual: Any, key: jax.Array, sign: float, settings: Settings) -> tuple[Any, jax.Array]:
     """The same sample in the coordinates in which the posterior is closest to Gaussian, and the steps it took."""
-    bent, state = jft.nonlinearly_update_residual(
-        of,
-        about,
-        residual,
-        key,
-        sign,
-        minimize_kwargs=_minimiser(settings.newton_tolerance, settings.newton_steps, settings.newton_cg_steps, about),
-    )
+    least = _minimiser(settings.newton_tolerance, settings.newton_steps, settings.newton_cg_steps, about)
+    with without_callbacks():
+        bent, state = jft.nonlinearly_update_residual(of, about, residual, key, sign, minimize_kwargs=least)
     return bent, state.nit
 
 
@@ -388,12 +383,13 @@ def _move(of: Any, samples: Any, settings: Settings, at_once: bool) -> Any:
     def energy(at: Any) -> Any:
         return of(at) + 0.5 * jft.vdot(at, at)
 
-    return jft.optimize._static_newton_cg(
-        x0=samples.pos,
-        fun_and_grad=partial(over_samples, jax.value_and_grad(energy)),
-        hessp=lambda at, step: over_samples(lambda own: of.metric(own, step) + step, at),
-        **_minimiser(settings.kl_tolerance, settings.kl_steps, settings.kl_cg_steps, samples.pos),
-    )
+    with without_callbacks():
+        return jft.optimize._static_newton_cg(
+            x0=samples.pos,
+            fun_and_grad=partial(over_samples, jax.value_and_grad(energy)),
+            hessp=lambda at, step: over_samples(lambda own: of.metric(own, step) + step, at),
+            **_minimiser(settings.kl_tolerance, settings.kl_steps, settings.kl_cg_steps, samples.pos),
+        )
 
 
 def _minimiser(tolerance: float, steps: int, cg_steps: int, at: Any) -> dict[str, Any]:

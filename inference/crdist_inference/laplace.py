@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.interpolate import CubicSpline
+from scipy.interpolate import CubicSpline, PchipInterpolator
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from crdist.errors import InferenceError
@@ -31,6 +31,8 @@ DROP = 1.2
 GAP = 2.5
 """... and it is refined until the log posterior falls by less than this from the best place to the next."""
 N_NODE = 4
+OVERSHOOT = 1.0
+"""An interpolated log posterior is not believed where it is this much higher than all that are computed."""
 STEP = 1.6
 """Distance of the scales that are computed, in posterior standard deviations."""
 
@@ -381,7 +383,7 @@ def _scan(evaluate: Callable[[float], float], centre: float, step: float) -> tup
             i = places.index(top)
             falls = [(values[top] - values[places[k]], places[k]) for k in (i - 1, i + 1) if 0 <= k < len(places)]
             fall, beside = max(falls)
-            if (fall < GAP and len(places) >= N_NODE) or abs(beside - top) < 1e-3:
+            if (fall < GAP and len(places) >= N_NODE) or abs(beside - top) < 0.02:
                 return np.asarray(places), np.asarray([values[place] for place in places])
             place = 0.5 * (top + beside)
         values[place] = evaluate(place)
@@ -391,7 +393,11 @@ def _integrate(nodes: Float, log_values: Float) -> tuple[float, Float, Float]:
     """Log of the integral of exp(values), places and normalised weights."""
     top = log_values.max()
     # deep values would make the spline swing
-    curve = CubicSpline(nodes, np.maximum(log_values - top, -12.0))
+    floored = np.maximum(log_values - top, -12.0)
+    curve: CubicSpline | PchipInterpolator = CubicSpline(nodes, floored)
+    if curve(np.linspace(nodes[0], nodes[-1], 201)).max() > OVERSHOOT:
+        # one mode ends and another begins between two scales: about such a step a spline swings
+        curve = PchipInterpolator(nodes, floored)
     tail = nodes[-1] - nodes[0]
     places = np.linspace(nodes[0] - tail, nodes[-1] + tail, 1201)
     inside = np.clip(places, nodes[0], nodes[-1])

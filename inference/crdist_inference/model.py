@@ -5,6 +5,8 @@ The only modules that know NIFTy are this one and ``geovi``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import field
 from typing import Any, Literal
 
@@ -16,15 +18,18 @@ from nifty8.re.model import NoValue
 
 from .prior import Prior
 from .problem import Problem
-from .records import Hyperparameters
+from .records import Hyperparameters, Start
 from .refinement import Matrices, Refinement
 
-__all__ = ["Mode", "SkyModel", "hoisted_cg", "hyperparameters", "likelihood", "position"]
+__all__ = ["Mode", "SkyModel", "hoisted_cg", "hyperparameters", "likelihood", "position", "without_callbacks"]
 
 Mode = Literal["evidence", "joint"]
 """``evidence``: length and slope are fixed in a run of geoVI; ``joint``: they are part of the latent position."""
 
 Position = dict[str, Any]
+
+CHECKS = ("conditional_raise", "conditional_call")
+"""NIFTy's functions that look at values of a compiled function on the host."""
 
 
 class SkyModel(jft.Model):  # type: ignore[misc]
@@ -105,21 +110,24 @@ def _one(values: Any) -> Any:
     return values
 
 
-def position(problem: Problem, model: SkyModel, length: float, slope: float) -> Position:
-    """Where to start: no structure, and the offset with which the whole sky has the measured brightness."""
+def position(problem: Problem, model: SkyModel, start: Start) -> Position:
+    """The latent position of a start without structure."""
     prior, dtype = problem.prior, model.field.dtype
-    measured = float(np.sum(problem.sky[problem.used]))
-    at_one = float(np.sum(problem.response[problem.used]))
-    offset = np.log(measured / at_one) if measured > 0 and at_one > 0 else prior.offset_mean
-    start: Position = {
+    offset = start.offset
+    if offset is None:
+        measured = float(np.sum(problem.sky[problem.used]))
+        at_one = float(np.sum(problem.response[problem.used]))
+        offset = np.log(measured / at_one) if measured > 0 and at_one > 0 else prior.offset_mean
+    scale = prior.scale.median if start.scale is None else start.scale
+    at: Position = {
         "excitations": tuple(jnp.zeros(shape, dtype) for shape in model.field.shapes),
-        "scale": jnp.zeros((), dtype),
+        "scale": jnp.asarray(prior.scale.excitation(scale), dtype),
         "offset": jnp.asarray((offset - prior.offset_mean) / prior.offset_std, dtype),
     }
     if model.matrices is None:
-        start["length"] = jnp.asarray(prior.length.excitation(length), dtype)
-        start["slope"] = jnp.asarray(prior.slope.excitation(slope), dtype)
-    return start
+        at["length"] = jnp.asarray(prior.length.excitation(start.length), dtype)
+        at["slope"] = jnp.asarray(prior.slope.excitation(start.slope), dtype)
+    return at
 
 
 def hyperparameters(prior: Prior, at: Position, fixed: tuple[float, float] | None) -> Hyperparameters:
@@ -137,6 +145,24 @@ def hoisted_cg(metric: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
     """NIFTy's conjugate gradient, with all that depends on the expansion point computed before the loop."""
     _, linear = jax.linearize(metric, jax.tree_util.tree_map(jnp.zeros_like, target))
     return jft.conjugate_gradient._static_cg(linear, target, *args, **kwargs)
+
+
+@contextmanager
+def without_callbacks() -> Iterator[None]:
+    """While a function is traced: leave out NIFTy's own checks, each of which calls back to the host.
+
+    JAX cannot keep a function with callbacks for the next process, and compiling takes longer than a small inference.
+    What the checks look for (numbers that are none, solvers that stop early) is looked for once an iteration instead.
+    """
+    at = [(module, name) for module in (jft.optimize, jft.evi) for name in CHECKS if hasattr(module, name)]
+    before = [getattr(module, name) for module, name in at]
+    for module, name in at:
+        setattr(module, name, lambda *args, **kwargs: None)
+    try:
+        yield
+    finally:
+        for (module, name), own in zip(at, before, strict=True):
+            setattr(module, name, own)
 
 
 def _length_and_slope(prior: Prior, at: Position) -> tuple[jax.Array, jax.Array]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Hyperparameters", "IterationReport", "PosteriorSample"]
+__all__ = ["Hyperparameters", "IterationReport", "PosteriorSample", "Start"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,25 @@ class Hyperparameters:
     slope: float
     scale: float
     offset: float
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where an inference of the field starts, and in the evidence mode the kernel that it keeps.
+
+    Parameters
+    ----------
+    length : float, kpc
+    slope : float
+    scale, offset : float, optional
+        Left out, they start at the prior's median and where the whole sky has the measured brightness. From far off the
+        scale is slow to come back, so what the evidence says of it is worth handing over.
+    """
+
+    length: float
+    slope: float
+    scale: float | None = None
+    offset: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ import numpy as np
 
 from crdist.durable import make_folder, remove_partial_files, write_durably
 from crdist.errors import CheckpointError, CrdistError, GridError, InferenceError
+from crdist.progress import PROGRESS_FILE, ProgressFile
 from crdist_inference.assemble import Assembled, assemble, input_files
 from crdist_inference.prior import Prior
-from crdist_inference.records import IterationReport
+from crdist_inference.records import IterationReport, Start
 from crdist_inference.run_folder import RunFolder, explained, identify, locked, logged, refuse_other
 from crdist_inference.runfile import RunFile
 from crdist_inference.writing import MAIN, PosteriorWriter, create_store
@@ -144,20 +145,26 @@ def _infer(run: RunFile, folder: RunFolder, listener: Listener) -> InferenceRun:
     writer = PosteriorWriter(folder.posterior, latents=run.output.latents)
 
     # JAX takes seconds to load, and what is asked for may have been refused by now
+    from crdist_inference.compiled import keep_compiled
     from crdist_inference.geovi import Settings, infer
     from crdist_inference.refinement import Refinement
 
+    keep_compiled()
+
     settings = Settings(**run.inference.schedule.model_dump(), n_pairs=run.inference.n_pairs)
-    draws = _draws(run, assembled, folder, writer, listener)
+    progress = ProgressFile(folder.path / PROGRESS_FILE)
+    draws = _draws(run, assembled, folder, writer, listener, progress)
     name = "draw" if run.inference.mode == "evidence" else "start"
-    for number, (length, slope) in enumerate(draws):
-        say(f"{name} {number + 1}: length {length:.3g} kpc, slope {slope:.3g}")
+    for number, draw in enumerate(draws):
+        scale = "" if draw.scale is None else f", scale {draw.scale:.3g} to start with"
+        say(f"{name} {number + 1}: length {draw.length:.3g} kpc, slope {draw.slope:.3g}{scale}")
     total = sum(settings.iterations(draw) for draw in range(len(draws)))
     reports: list[IterationReport] = []
 
     def report(own: IterationReport) -> None:
         reports.append(own)
         done = sum(settings.iterations(draw) for draw in range(own.draw)) + own.iteration + 1
+        progress.tell("iterations", done, total)
         log.info(describe_iteration(own))
         for warning in own.warnings:
             log.warning("draw %d, iteration %d: %s", own.draw + 1, own.iteration + 1, warning)
@@ -203,7 +210,8 @@ def describe_iteration(report: IterationReport) -> str:
     >>> describe_iteration(IterationReport(0, 2, 3, 8, 4, 512.34, 1.02, {"scale": (0.7, 0.1)}, (3, 4), 5, 0.2, 7.5))
     'draw 1/2 iteration 4/8: KL 512.3, chi2 1.020, scale 0.7+-0.1, change 0.20, 4 samples, 7.5 s'
     """
-    scalars = [f"{name} {mean:.4g}+-{std:.2g}" for name, (mean, std) in report.hyperparameters.items()]
+    # those that a draw holds fixed were said when it began
+    scalars = [f"{name} {mean:.4g}+-{std:.2g}" for name, (mean, std) in report.hyperparameters.items() if std > 0]
     change = [] if math.isnan(report.change) else [f"change {report.change:.2f}"]
     parts = [
         f"KL {report.energy:.1f}",
@@ -217,7 +225,7 @@ def describe_iteration(report: IterationReport) -> str:
     return f"{where}: {', '.join(parts)}"
 
 
-def joint_starts(prior: Prior, n: int) -> list[tuple[float, float]]:
+def joint_starts(prior: Prior, n: int) -> list[Start]:
     """Lengths [kpc] and slopes to start the joint mode from, at opposite ends of the ridge along which they trade off.
 
     Length and slope are anticorrelated given data, so the ends are long and shallow, and short and steep: one standard
@@ -225,29 +233,36 @@ def joint_starts(prior: Prior, n: int) -> list[tuple[float, float]]:
 
     Examples
     --------
-    >>> [(round(length, 2), round(slope, 2)) for length, slope in joint_starts(Prior(), 2)]
+    >>> [(round(start.length, 2), round(start.slope, 2)) for start in joint_starts(Prior(), 2)]
     [(3.35, 7.87), (8.61, 4.11)]
     """
     at = np.linspace(-1.0, 1.0, n) if n > 1 else np.zeros(1)
     lengths = np.exp(prior.length.log_mean + prior.length.log_std * at)
     slopes = np.exp(prior.slope.log_mean - prior.slope.log_std * at)
-    return [(float(length), float(slope)) for length, slope in zip(lengths, slopes, strict=True)]
+    return [Start(float(length), float(slope)) for length, slope in zip(lengths, slopes, strict=True)]
 
 
 def _draws(
-    run: RunFile, assembled: Assembled, folder: RunFolder, writer: PosteriorWriter, listener: Listener
-) -> list[tuple[float, float]]:
-    """The (length [kpc], slope) at which, or from which, geoVI runs; those of an earlier run of the folder."""
+    run: RunFile,
+    assembled: Assembled,
+    folder: RunFolder,
+    writer: PosteriorWriter,
+    listener: Listener,
+    progress: ProgressFile,
+) -> list[Start]:
+    """Where geoVI runs, or starts from; as an earlier run of the folder drew it."""
     inference = run.inference
     if inference.mode == "joint":
         return joint_starts(assembled.problem.prior, inference.draws)
+    from crdist_inference.covariance import Covariance
     from crdist_inference.evidence import EvidenceGrid, evidence_grid
+    from crdist_inference.laplace import laplace
 
     if folder.evidence.exists():
         try:
             kept = json.loads(folder.evidence.read_text())
             grid = EvidenceGrid.from_dict(kept["grid"])
-            draws = [(float(length), float(slope)) for length, slope in kept["draws"]]
+            draws = [Start(**draw) for draw in kept["draws"]]
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{folder.evidence}: is damaged ({error}); remove it to compute it again") from error
     else:
@@ -258,7 +273,12 @@ def _draws(
         if (nside, n_shell) != (fine.grid.nside, fine.grid.n_shell):
             coarse = fine.coarsened(nside, n_shell)
         log.info("evidence of length and slope at nside %d x %d shells", nside, n_shell)
-        grid = evidence_grid(coarse, n_length=of.n_length, n_slope=of.n_slope, progress=listener.evidence)
+
+        def point(done: int, total: int) -> None:
+            progress.tell("points of the evidence", done, total)
+            listener.evidence(done, total)
+
+        grid = evidence_grid(coarse, fine=fine.grid, n_length=of.n_length, n_slope=of.n_slope, progress=point)
         (length, slope), (length_std, slope_std) = grid.mean, grid.std
         found = (
             f"evidence: length {length:.3g}+-{length_std:.2g} kpc, slope {slope:.3g}+-{slope_std:.2g}, "
@@ -269,8 +289,11 @@ def _draws(
         if grid.n_unconverged:
             log.warning("the evidence did not converge at %d points of its grid", grid.n_unconverged)
         drawn = grid.draw(inference.draws, np.random.default_rng(inference.seed))
-        draws = [(float(length), float(slope)) for length, slope in drawn]
-        write_durably(folder.evidence, json.dumps({"grid": grid.to_dict(), "draws": draws}).encode())
+        covariance = Covariance(coarse.grid, coarse.used, fine=fine.grid)
+        points = [laplace(coarse, *draw, covariance=covariance) for draw in drawn]
+        draws = [Start(at.length, at.slope, math.exp(at.log_scale), at.offset) for at in points]
+        kept = {"grid": grid.to_dict(), "draws": [asdict(draw) for draw in draws]}
+        write_durably(folder.evidence, json.dumps(kept).encode())
     writer.write_evidence(grid.lengths, grid.slopes, grid.log_posterior)
     return draws
 

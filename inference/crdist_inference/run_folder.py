@@ -8,24 +8,20 @@ with), ``evidence.json``, ``checkpoint/`` and ``run.log``; for a synthetic sky a
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
-import logging
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crdist import run_guard
 from crdist.durable import write_durably
-from crdist.errors import CheckpointError, CrdistError, RunError, StoreExistsError
+from crdist.errors import CheckpointError, StoreExistsError
+from crdist.settings_text import differences
 from crdist_inference.runfile import RunFile
-from crdist_inference.runfile_text import differences
 
 __all__ = ["RunFolder", "explained", "identify", "locked", "logged", "refuse_other"]
-
-log = logging.getLogger("crdist.inference")
 
 SHOWN_DIFFERENCES = 4
 
@@ -132,54 +128,18 @@ def _read_identity(folder: RunFolder) -> dict[str, Any]:
     return content
 
 
-@contextmanager
-def locked(folder: RunFolder) -> Iterator[None]:
-    """Let one process at a time run it; the lock goes with the process, however it ends."""
-    with (folder.path / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(f"{folder.path}: another process is running it; wait for that, or end it") from error
-        yield
+def locked(folder: RunFolder) -> AbstractContextManager[None]:
+    """Let one process at a time run it; see `crdist.run_guard.locked`."""
+    return run_guard.locked(folder.path, folder.path)
 
 
-@contextmanager
-def logged(folder: RunFolder) -> Iterator[None]:
-    """Send the run's messages to its log, tracebacks included."""
-    handler = logging.FileHandler(folder.log)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    # on a full disk the run's own message counts
-    handler.handleError = lambda record: None  # type: ignore[method-assign]
-    root = logging.getLogger("crdist")
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    except BaseException:
-        log.exception("the run stopped")
-        raise
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
-        handler.close()
+def logged(folder: RunFolder) -> AbstractContextManager[None]:
+    """Send the run's messages to its log; see `crdist.run_guard.logged`."""
+    return run_guard.logged(folder.log)
 
 
-@contextmanager
-def explained(folder: RunFolder) -> Iterator[None]:
-    """Turn what a disk says into a line that tells what to do."""
-    try:
-        yield
-    except CrdistError:
-        raise
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise RunError(
-                f"{folder.path}: {reason} while writing; what is finished is kept: make room and go on with --resume"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR):
-            raise RunError(
-                f"{error.filename or folder.path}: {reason}; choose a folder that you may write to"
-            ) from error
-        raise
+def explained(folder: RunFolder) -> AbstractContextManager[None]:
+    """Turn what a disk says into a line that tells what to do; see `crdist.run_guard.explained`."""
+    # a path that leads through a file, or through nothing, is the user's choice as well
+    refused = (*run_guard.REFUSED, errno.ENOENT, errno.ENOTDIR)
+    return run_guard.explained(folder.path, "go on with --resume", refused)

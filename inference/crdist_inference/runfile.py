@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from crdist.constants import PROTON_GEV
 from crdist.emission import Emissivity, density_at_energy
 from crdist.errors import CrdistError, RecipeError
+from crdist.settings_text import apply_override, explain, fault_lines, first_fault, read_yaml, show
 from crdist_inference.prior import Prior
 from crdist_inference.runfile_settings import (
     CONFIG,
@@ -26,7 +27,6 @@ from crdist_inference.runfile_settings import (
     PriorSettings,
     ProductSettings,
 )
-from crdist_inference.runfile_text import apply_override, explain, fault_lines, read_yaml, show
 
 __all__ = ["RunFile", "packaged_run_file"]
 
@@ -82,7 +82,7 @@ class RunFile(BaseModel):
             If it cannot be read or followed: file, key or line, what was got, what to do.
         """
         path = Path(path)
-        return cls.from_mapping(read_yaml(path), source=str(path), folder=path.absolute().parent)
+        return cls.from_mapping(read_yaml(path, "run file"), source=str(path), folder=path.absolute().parent)
 
     @classmethod
     def from_mapping(cls, data: Any, *, source: str = "run file", folder: Path | None = None) -> RunFile:
@@ -108,9 +108,7 @@ class RunFile(BaseModel):
         try:
             run = cls.model_validate(dict(data))
         except ValidationError as error:
-            lines = fault_lines(error, cls)
-            more = f" (and {len(lines) - 1} more fault{'s' * (len(lines) > 2)})" if len(lines) > 1 else ""
-            raise RecipeError(f"{source}: {lines[0]}{more}") from error
+            raise RecipeError(f"{source}: {first_fault(fault_lines(error, cls, data))}") from error
         return run if folder is None else cls.model_validate(_located(run.to_dict(), folder))
 
     def with_overrides(self, overrides: Sequence[str], *, folder: Path | None = None) -> RunFile:
@@ -123,7 +121,7 @@ class RunFile(BaseModel):
         """
         data = self.to_dict()
         for override in overrides:
-            apply_override(data, override)
+            apply_override(data, override, "inference.samples=12")
         return RunFile.from_mapping(data, source="overrides", folder=folder)
 
     @classmethod

@@ -12,9 +12,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from crdist.grids import SphericalGrid
+from crdist.settings_text import show
 from crdist_inference.observation import BAND_GEV
 from crdist_inference.prior import LogNormal
-from crdist_inference.runfile_text import show
 
 __all__ = [
     "CONFIG",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -14,7 +15,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from crdist.errors import GridError, RecipeError
 from crdist.frames import R0_KPC, Frame
 from crdist.grids import CartesianGrid
-from crdist_postproc.recipe_fields import RECIPE_CONFIG, Extent, Levels, Number, Voxel, show
+from crdist.settings_text import apply_override, fault_lines, first_fault, read_yaml, show
+from crdist_postproc.recipe_fields import RECIPE_CONFIG, Extent, Levels, Number, Voxel
 from crdist_postproc.recipe_products import (
     PRODUCT_KINDS,
     Box,
@@ -27,13 +29,7 @@ from crdist_postproc.recipe_products import (
     VerticalProfile,
     VolumeProduct,
 )
-from crdist_postproc.recipe_text import (
-    apply_override,
-    expand_product,
-    fault_lines,
-    read_yaml,
-    recipe_differences,
-)
+from crdist_postproc.recipe_text import expand_product, recipe_differences
 
 __all__ = [
     "Box",
@@ -160,7 +156,7 @@ class Recipe(BaseModel):
         RecipeError
             If it cannot be read or followed: file, key or line, what was got, what to do.
         """
-        return cls.from_mapping(read_yaml(Path(path)), source=str(path))
+        return cls.from_mapping(read_yaml(Path(path), "recipe"), source=str(path))
 
     @classmethod
     def from_mapping(cls, data: Any, *, source: str = "recipe") -> Recipe:
@@ -195,12 +191,11 @@ class Recipe(BaseModel):
         try:
             recipe = cls.model_validate(expanded)
         except ValidationError as error:
-            lines = fault_lines(error, expanded, _MODELS)
+            lines = fault_lines(error, cls, expanded, PRODUCT_KINDS)
             # products that could not be expanded may leave an empty list, which is no further fault
             faults += [line for line in lines if not (faults and line.startswith("products: "))]
         if recipe is None or faults:
-            more = f" (and {len(faults) - 1} more fault{'s' * (len(faults) > 2)})" if len(faults) > 1 else ""
-            raise RecipeError(f"{source}: {faults[0]}{more}")
+            raise RecipeError(f"{source}: {first_fault(faults)}")
         return recipe
 
     @classmethod
@@ -225,7 +220,9 @@ class Recipe(BaseModel):
         """
         data = self.to_dict()
         for override in overrides:
-            if apply_override(data, override):
+            apply_override(data, override, "grid.voxel=0.05")
+            if _PRODUCTS.match(override):
+                # whole products were set: the data may hold shorthands and lack keys now
                 data = Recipe.from_mapping(data, source="overrides").to_dict()
         return Recipe.from_mapping(data, source="overrides")
 
@@ -256,11 +253,5 @@ class Recipe(BaseModel):
         return CartesianGrid.from_extent(grid.x, grid.y, grid.z, voxel=grid.voxel, frame=self.frame_record)
 
 
-_MODELS: Mapping[str, type[BaseModel]] = {
-    "": Recipe,
-    "frame": FrameSettings,
-    "grid": GridSettings,
-    "box": Box,
-    "weight": StoreWeight,
-    **PRODUCT_KINDS,
-}
+_PRODUCTS = re.compile(r"\s*products(\.[^.=]+)?\s*=")
+"""Overrides of all products or of one as a whole."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -12,18 +11,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, PlainSerializer
 
-__all__ = ["RECIPE_CONFIG", "Bins", "Distances", "Extent", "Levels", "Name", "Number", "Voxel", "show"]
+from crdist.settings_text import show
+
+__all__ = ["RECIPE_CONFIG", "Bins", "Distances", "Extent", "Levels", "Name", "Number", "Voxel"]
 
 RECIPE_CONFIG = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 """Recipes are records: they do not change, and a key that nobody knows is a mistake."""
-
-SHOWN_CHARACTERS = 80
-
-
-def show(value: object) -> str:
-    """A value of a recipe as it may stand in a one-line message."""
-    text = json.dumps(value, default=str)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 4]} ..."
 
 
 def _number(value: object) -> float:

@@ -1,5 +1,7 @@
 """Clusters on this machine, real ones."""
 
+import time
+
 import psutil
 import pytest
 
@@ -24,6 +26,18 @@ def test_a_local_cluster_is_as_asked_and_listens_on_loopback_alone():
         assert listening
         assert set(listening) == {"127.0.0.1"}
     assert not any(psutil.pid_exists(pid) for pid in pids[1:])
+
+
+def test_a_worker_whose_nanny_has_given_up_is_replaced():
+    with local_client(1, 1, 500 * 1024**2) as client:
+        (pid,) = client.run(lambda: __import__("os").getpid()).values()
+        (nanny,) = client.cluster.workers.values()
+        client.cluster.sync(nanny.close)
+        deadline = time.monotonic() + 120
+        while not client.nthreads() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        (other,) = client.run(lambda: __import__("os").getpid()).values()
+    assert other != pid
 
 
 def test_a_scheduler_that_does_not_answer_is_named():

@@ -11,12 +11,13 @@ from crdist.grids import SphericalGrid
 from crdist_inference.geovi import Settings, infer
 from crdist_inference.prior import LogNormal, Prior
 from crdist_inference.problem import Problem
+from crdist_inference.records import Start
 from crdist_inference.refinement import Refinement, matern_correlation
 
 GRID = SphericalGrid.log_spaced(nside=1, n_shell=5, inner_kpc=1.0, outer_kpc=10.0)
 FIELD = Refinement(GRID)
 SHORT = Settings(n_iteration=4, n_iteration_next=2, early_iterations=1, n_pairs_early=2, n_pairs=2, update_iterations=1)
-DRAWS = [(4.0, 6.0), (6.0, 5.0)]
+DRAWS = [Start(4.0, 6.0), Start(6.0, 5.0, scale=0.6, offset=-21.0)]
 
 
 def small_problem(*, scale=0.5, noise=0.05, prior=None, seed=1):
@@ -54,7 +55,8 @@ def test_samples_predict_the_sky(finished):
         np.testing.assert_allclose(sample.sky, (problem.response * sample.density).sum(axis=1), rtol=1e-6)
         residual = (problem.sky - sample.sky)[problem.used] / problem.sigma[problem.used]
         assert np.mean(residual**2) < 4.0
-        assert (sample.hyperparameters.length, sample.hyperparameters.slope) == DRAWS[sample.draw]
+        draw = DRAWS[sample.draw]
+        assert (sample.hyperparameters.length, sample.hyperparameters.slope) == (draw.length, draw.slope)
     assert [(report.draw, report.iteration) for report in summary.reports] == [
         (0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1),
     ]  # fmt: skip
@@ -128,7 +130,7 @@ def test_the_mean_is_the_exact_posterior_mean_where_the_model_is_linear(tmp_path
 
 def test_the_joint_mode_infers_length_and_slope_and_says_what_they_are_worth(tmp_path):
     settings = dataclasses.replace(SHORT, n_iteration=2, update_iterations=1)
-    summary, samples = run(small_problem(), tmp_path, mode="joint", draws=[(3.0, 8.0)], settings=settings)
+    summary, samples = run(small_problem(), tmp_path, mode="joint", draws=[Start(3.0, 8.0)], settings=settings)
     lengths = {sample.hyperparameters.length for sample in samples}
     assert len(lengths) == len(samples) == 4
     assert any("not calibrated in the joint mode" in text for text in summary.warnings)

@@ -20,42 +20,12 @@ from crdist_inference.prior import Prior
 from crdist_inference.run import _device_errors, joint_starts
 from crdist_inference.run_folder import RunFolder, locked
 from crdist_inference.runfile import RunFile
+from tiny_sky import TINY
 
-TINY = {
-    "version": 1,
-    "title": "tiny",
-    "data": {
-        "synthetic": {
-            "truth": "prior",
-            "length": 5.0,
-            "slope": 6.0,
-            "scale": 0.5,
-            "offset": -21.0,
-            "gas_nside": 2,
-            "gas_n_shell": 10,
-            "seed": 2,
-        }
-    },
-    "grid": {"nside": 1, "n_shell": 5},
-    "mask": {"kind": "none"},
-    "inference": {
-        "samples": 8,
-        "draws": 2,
-        "evidence": {"n_length": 4, "n_slope": 4},
-        "schedule": {"n_iteration": 2, "n_iteration_next": 2, "early_iterations": 0, "update_iterations": 1},
-    },
-    "products": {
-        "set": [
-            "grid={x: [-12, 12], y: [-12, 12], z: [-2, 2], voxel: 1}",
-            "products=[midplane, sky]",
-            "quantity=n30",
-        ]
-    },
-}
 POST = ("--threads", 2, "--memory", "3GiB")
 
 # compiling takes half a minute of an idle core in each process, more of a busy one
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.usefixtures("compiled_once")]
 
 
 def crdist_patiently(*arguments):
@@ -70,17 +40,8 @@ def write(path, **sections):
     return path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Compiling takes most of the time of a tiny run; the processes of these tests share what they compile."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        patch.setenv("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-        yield
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, compiled_once):
     """A run from its run file to products, and what it printed."""
     folder = tmp_path_factory.mktemp("infer")
     result = crdist_patiently("run", write(folder / "tiny.yaml"), folder / "out", *POST)
@@ -97,7 +58,7 @@ def test_from_a_run_file_to_products(finished):
     np.testing.assert_array_equal(beside["draw"], [0] * 4 + [1] * 4)
     # the evidence mode fixes length and slope in a draw, to those of the grid's draws
     draws = json.loads((out / "evidence.json").read_text())["draws"]
-    np.testing.assert_allclose(np.unique(beside["length"]), np.unique([length for length, _ in draws]))
+    np.testing.assert_allclose(np.unique(beside["length"]), np.unique([draw["length"] for draw in draws]))
     assert beside.sizes["iteration"] == 4
     # the predicted skies are those of the samples, and the data are met
     chi2 = np.square((beside["sky"] - beside["data"]) / beside["sigma"]).mean()
@@ -133,24 +94,42 @@ def test_a_finished_run_is_found_done(finished):
     assert shard.stat().st_mtime_ns == before
 
 
-def test_sigterm_ends_after_the_iteration_and_resume_comes_to_the_same(finished, tmp_path):
-    folder, _ = finished
-    arguments = ("infer", folder / "tiny.yaml", tmp_path / "out")
+def interrupted(arguments, out, number):
+    """Signal a run at its first checkpoint; its exit status and what it said."""
     process = start_crdist(*arguments)
-    checkpoint = tmp_path / "out" / "checkpoint" / "checkpoint.npz"
+    checkpoint = out / "checkpoint" / "checkpoint.npz"
     deadline = time.monotonic() + 1000
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, number)
     _, err = process.communicate(timeout=1000)
-    assert process.returncode == 143, err
-    assert "crdist: stopping after this iteration" in err
-    assert f"run 'crdist infer {folder / 'tiny.yaml'} {tmp_path / 'out'} --resume' to go on" in err.splitlines()[-1]
-    assert open_inference(tmp_path / "out" / "posterior.zarr").attrs["status"] == "running"
+    return process.returncode, err
+
+
+def assert_resumes_to_the_same(arguments, out, folder):
+    assert open_inference(out / "posterior.zarr").attrs["status"] == "running"
     resumed = crdist_patiently(*arguments, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     expected = open_posterior(folder / "out" / "posterior.zarr")["c"].values
-    np.testing.assert_allclose(open_posterior(tmp_path / "out" / "posterior.zarr")["c"].values, expected, rtol=1e-5)
+    np.testing.assert_allclose(open_posterior(out / "posterior.zarr")["c"].values, expected, rtol=1e-5)
+    assert check_store(out / "posterior.zarr") == []
+
+
+def test_sigterm_ends_after_the_iteration_and_resume_comes_to_the_same(finished, tmp_path):
+    folder, _ = finished
+    arguments = ("infer", folder / "tiny.yaml", tmp_path / "out")
+    status, err = interrupted(arguments, tmp_path / "out", signal.SIGTERM)
+    assert status == 143, err
+    assert "crdist: stopping after this iteration" in err
+    assert f"run 'crdist infer {folder / 'tiny.yaml'} {tmp_path / 'out'} --resume' to go on" in err.splitlines()[-1]
+    assert_resumes_to_the_same(arguments, tmp_path / "out", folder)
+
+
+def test_a_killed_run_resumes_to_the_same(finished, tmp_path):
+    folder, _ = finished
+    arguments = ("infer", folder / "tiny.yaml", tmp_path / "out")
+    assert interrupted(arguments, tmp_path / "out", signal.SIGKILL)[0] == -signal.SIGKILL
+    assert_resumes_to_the_same(arguments, tmp_path / "out", folder)
 
 
 # Bad input: one line, nothing left behind
@@ -220,7 +199,10 @@ def test_a_full_device_is_a_line_that_says_what_to_lower():
 
 def test_the_joint_mode_starts_at_the_ends_of_the_ridge():
     prior = Prior()
-    (short, steep), (long, shallow) = joint_starts(prior, 2)
-    assert short < prior.length.median < long
-    assert shallow < prior.slope.median < steep
-    assert joint_starts(prior, 1) == [(pytest.approx(prior.length.median), pytest.approx(prior.slope.median))]
+    first, last = joint_starts(prior, 2)
+    assert first.length < prior.length.median < last.length
+    assert last.slope < prior.slope.median < first.slope
+    (only,) = joint_starts(prior, 1)
+    assert (only.length, only.slope) == (pytest.approx(prior.length.median), pytest.approx(prior.slope.median))
+    # scale and offset start from the prior and the sky: they are inferred with the rest
+    assert only.scale is None

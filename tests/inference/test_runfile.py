@@ -11,13 +11,13 @@ from pydantic import BaseModel
 
 from crdist.emission import KPC_CM, Emissivity
 from crdist.errors import InputFileError, RecipeError
+from crdist.settings_text import differences
 from crdist_inference.assemble import assemble, mask_table
 from crdist_inference.geovi import Settings
 from crdist_inference.masks import composite
 from crdist_inference.observation import write_observation_file
 from crdist_inference.runfile import RunFile, packaged_run_file
 from crdist_inference.runfile_settings import MaskSettings, Schedule
-from crdist_inference.runfile_text import differences
 from layouts import write_soding
 
 SMALL = {"version": 1, "data": {"synthetic": {}}, "grid": {"nside": 2, "n_shell": 6}}

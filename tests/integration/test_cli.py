@@ -115,7 +115,7 @@ def test_an_existing_scheduler_computes_the_same(folder, tmp_path):
 
     with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster:
         address = cluster.scheduler_address
-        result = crdist("post", folder / "p.zarr", tmp_path / "o.zarr", "-r", folder / "r.yaml", "--scheduler", address)
+        result = crdist("post", folder / "p.zarr", tmp_path / "o.zarr", "-r", folder / "r.yaml", "--cluster", address)
     assert result.returncode == 0, result.stderr
     assert fingerprint(tmp_path / "o.zarr") == fingerprint(folder / "o.zarr")
 
@@ -267,10 +267,27 @@ def test_ctrl_c_is_one_line_and_the_run_goes_on_from_there(folder, tmp_path):
     assert fingerprint(tmp_path / "o.zarr") == fingerprint(folder / "o.zarr")
 
 
-def test_what_does_not_go_with_a_scheduler_is_refused(folder, tmp_path):
-    options = ("--scheduler", "tcp://127.0.0.1:9", "--workers", 2)
-    line = error_line(crdist("post", folder / "p.zarr", tmp_path / "o.zarr", *options))
-    assert "with --scheduler its workers have their own" in line
+def test_a_scheduler_file_names_a_cluster(folder, tmp_path):
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=2, host="127.0.0.1", dashboard_address=None) as cluster:
+        (tmp_path / "s.json").write_text(json.dumps({"address": cluster.scheduler_address}))
+        arguments = ("post", folder / "p.zarr", tmp_path / "o.zarr", "-r", folder / "r.yaml")
+        plan = crdist(*arguments, "--cluster", "s.json", "--plan", "--json", cwd=tmp_path)
+        assert json.loads(plan.stdout)["threads"] == 2, plan.stderr
+        result = crdist(*arguments, "--cluster", "s.json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert fingerprint(tmp_path / "o.zarr") == fingerprint(folder / "o.zarr")
+
+
+def test_what_does_not_go_with_a_cluster_is_refused(folder, tmp_path):
+    arguments = ("post", folder / "p.zarr", tmp_path / "o.zarr")
+    line = error_line(crdist(*arguments, "--cluster", "tcp://127.0.0.1:9", "--workers", 2))
+    assert "with --cluster its workers have what there is" in line
+    assert "127.0.0.1:9: does not answer" in error_line(crdist(*arguments, "--cluster", "tcp://127.0.0.1:9"))
+    line = error_line(crdist(*arguments, "--scheduler", "tcp://127.0.0.1:9"))
+    assert "--scheduler is now called --cluster: give --cluster tcp://127.0.0.1:9" in line
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -308,7 +325,20 @@ def test_tracebacks_are_for_the_log_and_for_debug(folder, tmp_path):
 
 def test_help_reads_well():
     text = crdist("--help", env={"COLUMNS": "100", **{k: v for k, v in os.environ.items() if k == "PATH"}}).stdout
-    for command in ("import", "pack", "post", "infer", "run", "recipe", "info", "check", "demo"):
+    for command in (
+        "import",
+        "pack",
+        "post",
+        "infer",
+        "run",
+        "status",
+        "cancel",
+        "recipe",
+        "info",
+        "check",
+        "demo",
+        "cluster",
+    ):
         assert command in text
     assert crdist("--version").stdout.strip() == package_version
     result = crdist("pots")

@@ -14,7 +14,7 @@ from crdist.errors import RunError, SchemaError
 from crdist.grids import SphericalGrid
 from crdist.schema import Variable
 from crdist.store import append_sample, create_posterior
-from crdist_postproc import run as run_module
+from crdist_postproc import driving
 from crdist_postproc.kernels.field import Field
 from crdist_postproc.output import RunFolder, declare_complete
 from crdist_postproc.plan import plan_run
@@ -28,7 +28,7 @@ def stop_after(monkeypatch):
     """Make a run fail after a number of blocks."""
 
     def arrange(n):
-        original = run_module.run_block
+        original = driving.run_block
         left = iter(range(n))
 
         def run_block(*arguments):
@@ -36,7 +36,7 @@ def stop_after(monkeypatch):
                 raise RunError("stopped")
             return original(*arguments)
 
-        monkeypatch.setattr(run_module, "run_block", run_block)
+        monkeypatch.setattr(driving, "run_block", run_block)
 
     return arrange
 

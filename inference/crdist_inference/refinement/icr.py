@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -200,10 +199,9 @@ class Refinement:
         knots, weights = _knots(log_centre)
         n_point = level.distances.shape[-1]
         n_coarse = n_point - 2 * N_CHILD
-        distances = jnp.asarray(level.distances)
 
         def at_knot(knot: jax.Array) -> tuple[jax.Array, jax.Array]:
-            covariance = _correlation(row, distances, log_length - knot) + JITTER * jnp.eye(n_point)
+            covariance = _correlation(row, level.distances, log_length - knot) + JITTER * jnp.eye(n_point)
             factor = jnp.linalg.cholesky(covariance)
             corner, below, spread = (
                 factor[:, :n_coarse, :n_coarse],
@@ -232,12 +230,11 @@ def _refine(level: LevelGeometry, matrices: LevelMatrices, field: jax.Array, exc
     return rows[level.source, : level.n_fine]
 
 
-@partial(jax.jit, static_argnums=())
-def _correlation(row: jax.Array, distances: npt.ArrayLike, log_length: jax.Array) -> jax.Array:
+def _correlation(row: jax.Array, distances: npt.NDArray[np.float64], log_length: jax.Array) -> jax.Array:
     """Correlations at distances; ``log_length`` is in the distances' own unit."""
-    distance = jnp.asarray(distances)
-    apart = distance > 1e-9
-    logarithm = jnp.log(jnp.where(apart, distance, 1.0)) - log_length
+    apart = distances > 1e-9
+    # by NumPy: XLA takes long over functions of large constants
+    logarithm = jnp.asarray(np.log(np.where(apart, distances, 1.0))) - log_length
     return jnp.where(apart, MaternTable.correlation(row, logarithm), 1.0)
 
 
