@@ -135,6 +135,8 @@ class Fleet:
         self._queue_error = ""
         self._soon = threading.Event()
         self._stopped = threading.Event()
+        self._met: set[str] = set()
+        cluster.scheduler.add_plugin(_greeter(self._met), name=f"{prefix}-met")
         self._poller = threading.Thread(target=self._poll, name="crdist-queue", daemon=True)
         self._poller.start()
 
@@ -245,7 +247,8 @@ class Fleet:
         self._ledger.ended(job.id)
         if job.surplus:
             return
-        if job.answered:
+        # a worker may come and go between two ticks
+        if job.answered or job.name in self._met:
             self._lost += 1
             log.info("job %s ended; it is replaced where there is work left", job.id)
         else:
@@ -338,6 +341,17 @@ class Fleet:
             if not self._stopped.wait(SOON_SECONDS):
                 self._soon.wait(POLL_SECONDS - SOON_SECONDS)
                 self._soon.clear()
+
+
+def _greeter(met: set[str]) -> Any:
+    """A plugin of the scheduler that notes the name of every worker that registers."""
+    from distributed.diagnostics.plugin import SchedulerPlugin
+
+    class Greeter(SchedulerPlugin):  # type: ignore[misc]
+        def add_worker(self, scheduler: Any, worker: str) -> None:
+            met.add(str(scheduler.workers[worker].name))
+
+    return Greeter()
 
 
 def _last_words(logs: Path, job_id: str) -> str:

@@ -120,7 +120,14 @@ def workers_of(place: Place, workers: int | None, threads: int | None, memory: s
     from crdist_postproc.plan import Workers
 
     spec = place.recipe.job("cpu")
-    return Workers(place.recipe.n_jobs[1], spec.cores, spec.memory_bytes, local=False)
+    return Workers(
+        place.recipe.n_jobs[1],
+        spec.cores,
+        spec.memory_bytes,
+        local=False,
+        memory_setting="'memory: {}' in the cluster recipe",
+        threads_setting="'cores' there",
+    )
 
 
 def remote_workers(client: Any) -> Workers:
@@ -133,6 +140,8 @@ def remote_workers(client: Any) -> Workers:
         max(worker["nthreads"] for worker in found),
         min(worker["memory_limit"] for worker in found),
         local=False,
+        memory_setting="dask worker --memory-limit {}",
+        threads_setting="dask worker --nthreads",
     )
 
 

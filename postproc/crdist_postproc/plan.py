@@ -37,6 +37,9 @@ class Workers:
     """For the whole run on this machine, or of each worker where the workers are elsewhere."""
     """0: no limit."""
     local: bool = True
+    memory_setting: str = "--memory {}"
+    """How a user gives a run the memory that is to stand in the braces."""
+    threads_setting: str = "--threads"
 
     @property
     def process_bytes(self) -> int:
@@ -122,12 +125,11 @@ class RunPlan:
             f"{format_bytes(widest.block_bytes)} a block of {widest.name!r}"
         )
         need = peak * workers.processes + DRIVER_BYTES if workers.local else peak
-        option = "--memory" if workers.local else "dask worker --memory-limit"
-        ways = [f"give at least {option} {format_bytes(need, up=True)}"]
+        ways = [f"give at least {workers.memory_setting.format(format_bytes(need, up=True))}"]
         if workers.local and workers.processes > 1:
             ways.append("use --workers 1 with more --threads (threads share the source)")
         if self.peak_bytes(1) <= have and workers.threads > 1:
-            ways.append("use fewer --threads")
+            ways.append(f"use fewer {workers.threads_setting}")
         share = f" ({format_bytes(workers.memory_bytes)} less {format_bytes(DRIVER_BYTES)} for the driver"
         share += f", over {workers.processes} workers)" if workers.processes > 1 else ")"
         raise PlanTooLargeError(

@@ -139,8 +139,8 @@ def test_the_number_of_jobs_follows_the_work(slurm, tmp_path):
         time.sleep(1)
         assert not slurm.squeue()
         keep_watching(batch, lambda: len(connected(batch)) == 2, left=7)
-        keep_watching(batch, lambda: len(slurm.squeue()) == 1, left=1)
-        assert len(connected(batch)) == 1
+        # the queue forgets a job a moment before the scheduler misses its worker
+        keep_watching(batch, lambda: len(slurm.squeue()) == len(connected(batch)) == 1, left=1)
         keep_watching(batch, lambda: not slurm.squeue(), left=0)
 
 

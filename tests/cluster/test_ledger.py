@@ -1,7 +1,8 @@
 """The ledger of jobs survives what a driver does not."""
 
 import json
-import multiprocessing
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -55,20 +56,22 @@ def test_a_line_that_a_crash_cut_short_costs_no_other(tmp_path, cut):
     assert ledger.open_ids() == (["1", "2", "3"] if cut == 1 else ["1", "3"])
 
 
-def _add(folder, start):
-    ledger = JobLedger(folder)
-    for i in range(start, start + 50):
-        ledger.add(str(i), "cpu", "slurm", f"w-{i}")
+WRITER = """
+import sys
+from pathlib import Path
+from crdist_cluster.ledger import JobLedger
+
+ledger = JobLedger(Path(sys.argv[1]))
+for i in range(50):
+    ledger.add(str(int(sys.argv[2]) + i), "cpu", "slurm", f"w-{i}")
+"""
 
 
 def test_several_processes_may_write_at_a_time(tmp_path):
     JobLedger(tmp_path).add("first", "cpu", "slurm", "w")
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_add, args=(tmp_path, 100 * i)) for i in range(3)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
+    # a fork would copy the threads' locks of libraries that other tests use
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, tmp_path, str(100 * i)]) for i in range(3)]
+    assert [writer.wait(timeout=100) for writer in writers] == [0, 0, 0]
     expected = {"first"} | {str(100 * i + k) for i in range(3) for k in range(50)}
     assert set(JobLedger(tmp_path).open_ids()) == expected
 
