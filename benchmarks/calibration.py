@@ -28,6 +28,7 @@ from machine import description
 
 from crdist.grids import SphericalGrid
 from crdist_inference.calibration import Calibration, Inferred, Trial, calibrate
+from crdist_inference.compiled import keep_compiled
 from crdist_inference.evidence import EvidenceGrid, evidence_grid
 from crdist_inference.geovi import Settings, infer
 from crdist_inference.laplace import laplace
@@ -69,6 +70,7 @@ def main() -> None:
     if options.seeds < 1 or options.draws < 1 or options.pairs < 1 or not options.noise > 0:
         sys.exit("calibration.py: give at least 1 of --seeds, --draws and --pairs, and a positive --noise")
     nside = options.nside or (4 if options.mode == "coarse" else 2)
+    keep_compiled()
     # exact prior: the coarsest level of the refinement is the whole grid
     grid = SphericalGrid.log_spaced(nside, options.shells, 0.05, 30.0, ordering="nested")
     field = Refinement(grid, base_nside=nside)
