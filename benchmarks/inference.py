@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +60,11 @@ def main() -> None:
     parser.add_argument(
         "--iterations", type=int, default=3, help="global iterations of 12 samples, 0 for none (default: 3)"
     )
+    parser.add_argument(
+        "--short",
+        action="store_true",
+        help="cut the solvers of the iterations to a few steps: their memory, not their time",
+    )
     options = parser.parse_args()
     if options.rounds < 1 or options.samples < 1:
         sys.exit("inference.py: give at least 1 of --rounds and of --samples")
@@ -72,7 +78,7 @@ def main() -> None:
                 for precision in options.precision:
                     report(size, precision, options.samples, options.rounds, on_host=device.platform == "cpu")
                     if options.iterations:
-                        iterate(size, precision, options.iterations, device)
+                        iterate(size, precision, options.iterations, device, short=options.short)
 
 
 def report(size: str, precision: str, n_sample: int, rounds: int, *, on_host: bool) -> None:
@@ -100,12 +106,14 @@ def report(size: str, precision: str, n_sample: int, rounds: int, *, on_host: bo
         )
 
 
-def iterate(size: str, precision: str, n_iteration: int, device: Any) -> None:
+def iterate(size: str, precision: str, n_iteration: int, device: Any, *, short: bool) -> None:
     """Time global iterations of 12 samples on a synthetic sky, and tell the most memory that was used so far."""
     nside, n_shell = SIZES[size]
     prior = Refinement(SphericalGrid.log_spaced(nside, n_shell, 0.05, 30.0, ordering="nested"), dtype=precision)
     problem = sky_truth(synthetic_problem(prior.grid), prior, seed=1).problem
     settings = Settings(n_iteration=n_iteration, early_iterations=0, n_pairs=6, update_iterations=0)
+    if short:
+        settings = replace(settings, linear_steps=12, newton_steps=2, newton_cg_steps=10, kl_steps=2, kl_cg_steps=10)
     print("global iterations of 12 samples (the first one compiles):")
 
     def tell(own: IterationReport) -> None:

@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -17,15 +17,20 @@ from pydantic import BaseModel, ValidationError
 from crdist.errors import RecipeError
 
 __all__ = [
+    "SettingsFile",
     "apply_override",
     "differences",
     "explain",
     "fault_lines",
     "first_fault",
+    "mapping_of",
     "read_yaml",
     "show",
     "suggestion",
+    "validated",
 ]
+
+M = TypeVar("M", bound=BaseModel)
 
 SHOWN_CHARACTERS = 80
 WIDTH = 118
@@ -326,3 +331,43 @@ def _inner_model(annotation: Any) -> type[BaseModel] | None:
     if typing.get_origin(annotation) not in (typing.Union, types.UnionType, typing.Annotated):
         return None
     return next((model for model in map(_inner_model, typing.get_args(annotation)) if model is not None), None)
+
+
+class SettingsFile(BaseModel):
+    """A model that is a whole file of settings."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain data with every key, which `from_mapping` reads back."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """The settings as a file with every key."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None, allow_unicode=True)
+
+
+def mapping_of(data: Any, source: str, such_as: str) -> Mapping[Any, Any]:
+    """The data, if they are a mapping.
+
+    Raises
+    ------
+    RecipeError
+        If they are not; ``such_as`` names keys that there may be.
+    """
+    if not isinstance(data, Mapping):
+        got = "nothing" if data is None else show(data)
+        raise RecipeError(f"{source}: must be a mapping of keys such as {such_as}, got {got}")
+    return data
+
+
+def validated(model: type[M], data: Mapping[Any, Any], source: str) -> M:
+    """The model of plain data.
+
+    Raises
+    ------
+    RecipeError
+        If they cannot be followed; the first fault, and how many more there are.
+    """
+    try:
+        return model.model_validate(dict(data))
+    except ValidationError as error:
+        raise RecipeError(f"{source}: {first_fault(fault_lines(error, model, data))}") from error

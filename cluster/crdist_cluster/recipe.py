@@ -10,11 +10,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from crdist.errors import RecipeError
-from crdist.settings_text import explain, fault_lines, first_fault, read_yaml, show, suggestion
+from crdist.settings_text import SettingsFile, explain, mapping_of, read_yaml, show, suggestion, validated
 
 __all__ = ["ClusterRecipe", "JobKind", "JobSettings", "JobSpec", "Scheduler", "shipped_recipes", "walltime_text"]
 
@@ -169,7 +168,7 @@ class JobSpec:
     interface: str | None
 
 
-class ClusterRecipe(BaseModel):
+class ClusterRecipe(SettingsFile):
     """Where the jobs of a run go. Made with `from_yaml` or `from_mapping`, which raise `RecipeError`.
 
     Examples
@@ -318,26 +317,12 @@ class ClusterRecipe(BaseModel):
         RecipeError
             If the data cannot be followed; the first fault, and how many more there are.
         """
-        if not isinstance(data, Mapping):
-            got = "nothing" if data is None else show(data)
-            raise RecipeError(f"{source}: must be a mapping of keys such as 'scheduler' and 'cores', got {got}")
-        try:
-            return cls.model_validate(dict(data))
-        except ValidationError as error:
-            raise RecipeError(f"{source}: {first_fault(fault_lines(error, cls, data))}") from error
+        return validated(cls, mapping_of(data, source, "'scheduler' and 'cores'"), source)
 
     @classmethod
     def explained(cls) -> str:
         """Every key with its default, meaning and unit, as YAML."""
         return f"# Every key of a cluster recipe.\n{explain(cls)}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain data with every key, which `from_mapping` reads back."""
-        return self.model_dump(mode="json")
-
-    def to_yaml(self) -> str:
-        """The recipe as a recipe file with every key."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None, allow_unicode=True)
 
     def job(self, kind: JobKind) -> JobSpec:
         """What a job of this kind asks for, what its section leaves out taken from the recipe."""

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from crdist.constants import PROTON_GEV
 from crdist.emission import Emissivity, density_at_energy
 from crdist.errors import CrdistError, RecipeError
-from crdist.settings_text import apply_override, explain, fault_lines, first_fault, read_yaml, show
+from crdist.settings_text import SettingsFile, apply_override, explain, mapping_of, read_yaml, validated
 from crdist_inference.prior import Prior
 from crdist_inference.runfile_settings import (
     CONFIG,
@@ -31,7 +30,7 @@ from crdist_inference.runfile_settings import (
 __all__ = ["RunFile", "packaged_run_file"]
 
 
-class RunFile(BaseModel):
+class RunFile(SettingsFile):
     """All that decides an inference. Made with `from_yaml` or `from_mapping`, which raise `RecipeError`.
 
     Examples
@@ -102,13 +101,7 @@ class RunFile(BaseModel):
         RecipeError
             If the data cannot be followed; the first fault, and how many more there are.
         """
-        if not isinstance(data, Mapping):
-            got = "nothing" if data is None else show(data)
-            raise RecipeError(f"{source}: must be a mapping of keys such as 'data' and 'grid', got {got}")
-        try:
-            run = cls.model_validate(dict(data))
-        except ValidationError as error:
-            raise RecipeError(f"{source}: {first_fault(fault_lines(error, cls, data))}") from error
+        run = validated(cls, mapping_of(data, source, "'data' and 'grid'"), source)
         return run if folder is None else cls.model_validate(_located(run.to_dict(), folder))
 
     def with_overrides(self, overrides: Sequence[str], *, folder: Path | None = None) -> RunFile:
@@ -128,14 +121,6 @@ class RunFile(BaseModel):
     def explained(cls) -> str:
         """Every setting with its default, meaning and unit, as YAML."""
         return f"# Every setting of a run file.\n{explain(cls)}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The run as plain data with every key, which `from_mapping` reads back."""
-        return self.model_dump(mode="json")
-
-    def to_yaml(self) -> str:
-        """The run as a run file with every key."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None, allow_unicode=True)
 
     def deciding(self) -> dict[str, Any]:
         """What decides the samples, as plain data: without where files lie, what is kept and what is made of it."""

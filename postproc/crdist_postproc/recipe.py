@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from crdist.errors import GridError, RecipeError
 from crdist.frames import R0_KPC, Frame
 from crdist.grids import CartesianGrid
-from crdist.settings_text import apply_override, fault_lines, first_fault, read_yaml, show
+from crdist.settings_text import apply_override, fault_lines, first_fault, mapping_of, read_yaml
 from crdist_postproc.recipe_fields import RECIPE_CONFIG, Extent, Levels, Number, Voxel
 from crdist_postproc.recipe_products import (
     PRODUCT_KINDS,
@@ -174,9 +174,7 @@ class Recipe(BaseModel):
         RecipeError
             If the data cannot be followed; the first fault, and how many more there are.
         """
-        if not isinstance(data, Mapping):
-            got = "nothing" if data is None else show(data)
-            raise RecipeError(f"{source}: must be a mapping of keys such as 'grid' and 'products', got {got}")
+        data = mapping_of(data, source, "'grid' and 'products'")
         faults: list[str] = []
         expanded = dict(data)
         given = data.get("products")
