@@ -1,138 +1,27 @@
-"""Parts of a figure: colour scales taken from the data, the sky in Mollweide projection, units in unicode."""
+"""Parts of a figure: the sky in Mollweide projection, legible marks, edges of an axis."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from crdist.errors import SchemaError
+from crdist_dashboards.scales import GREY
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
 __all__ = [
-    "GREY",
-    "ColourScale",
-    "colour_scale",
     "draw_mollweide",
     "limits",
     "mollweide_raster",
     "outlined",
-    "power_of_ten",
-    "unicode_units",
 ]
 
-GREY = "#d9d9d9"
-"""Masked places: a grey that is in none of the colour maps."""
-
-LOG_SPAN = 30.0
-"""Positive data that span more than this are drawn on a logarithmic scale."""
-
-MAX_DECADES = 4.0
 MINUS = "\N{MINUS SIGN}"
-SUPERSCRIPT = str.maketrans("-+0123456789.", "⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹·")
-
-
-@dataclass(frozen=True, slots=True)
-class ColourScale:
-    """How the values of a map become colours."""
-
-    low: float
-    high: float
-    kind: Literal["linear", "log"]
-    power: int
-    """The values are drawn, and the bar is labelled, in units of 10^power; 0 on a logarithmic scale."""
-    extend: Literal["neither", "min", "max", "both"]
-    """At which ends values lie beyond the scale."""
-
-    def drawn(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """Values in the unit of the bar, masked where not finite; a zero gets a log scale's lowest colour."""
-        scaled = np.asarray(values, dtype=np.float64) / 10.0**self.power
-        if self.kind == "log":
-            scaled = np.where(np.isfinite(scaled), np.maximum(scaled, self.low / 10.0**self.power), np.nan)
-        return np.ma.masked_invalid(scaled)
-
-    def norm(self) -> Any:
-        """The matplotlib normalisation."""
-        from matplotlib.colors import LogNorm, Normalize
-
-        low, high = self.low / 10.0**self.power, self.high / 10.0**self.power
-        return LogNorm(low, high) if self.kind == "log" else Normalize(low, high)
-
-
-def colour_scale(values: npt.NDArray[Any]) -> ColourScale:
-    """A colour scale from the data themselves: their 1 to 99.5 % range, logarithmic where they span decades.
-
-    Parameters
-    ----------
-    values : ndarray
-        What is drawn; NaN is masked.
-
-    Raises
-    ------
-    SchemaError
-        If there is no finite value: such a panel is not drawn.
-
-    Examples
-    --------
-    >>> colour_scale(np.geomspace(1e-4, 1e4, 1001)).kind
-    'log'
-    >>> colour_scale(np.linspace(1.0, 2.0, 1001)).kind
-    'linear'
-    """
-    finite = np.asarray(values, dtype=np.float64)
-    finite = finite[np.isfinite(finite)]
-    if finite.size == 0:
-        raise SchemaError("a map without a finite value has no colour scale")
-    low, high = (float(value) for value in np.percentile(finite, (1.0, 99.5)))
-    positive = finite[finite > 0]
-    if finite.min() >= 0 and positive.size:
-        bottom, top = (float(value) for value in np.percentile(positive, (1.0, 99.5)))
-        if top > LOG_SPAN * bottom:
-            low, high = max(bottom, top / 10.0**MAX_DECADES), top
-            return ColourScale(low, high, "log", 0, _extend(finite, low, high))
-    if not high > low:
-        # one value everywhere: centre it
-        margin = abs(low) * 0.05 or 0.05
-        low, high = low - margin, high + margin
-    power = power_of_ten(max(abs(low), abs(high)))
-    return ColourScale(low, high, "linear", power, _extend(finite, low, high))
-
-
-def power_of_ten(largest: float) -> int:
-    """The power of ten to take out of values up to ``largest``, so that an axis has short numbers.
-
-    Examples
-    --------
-    >>> power_of_ten(6e-10), power_of_ten(150.0)
-    (-10, 0)
-    """
-    return 0 if largest == 0 or 0.01 <= largest < 1e4 else math.floor(math.log10(largest))
-
-
-def unicode_units(units: str, power: int = 0) -> str:
-    """A unit as people write it, with a power of ten in front if there is one.
-
-    Examples
-    --------
-    >>> unicode_units("GeV-1 cm-2")
-    'GeV⁻¹ cm⁻²'
-    >>> unicode_units("cm-3", -10)
-    '10⁻¹⁰ cm⁻³'
-    """
-    words = []
-    for word in units.split():
-        start = len(word)
-        while start and word[start - 1] in "-+0123456789.":
-            start -= 1
-        words.append(word[:start] + word[start:].translate(SUPERSCRIPT) if start else word)
-    factor = [f"10{str(power).translate(SUPERSCRIPT)}"] if power else []
-    return " ".join(factor + words)
 
 
 def outlined(width: float = 2.2, colour: str = "black") -> list[Any]:
@@ -229,10 +118,3 @@ def _mollweide(
         error = 2.0 * theta + np.sin(2.0 * theta) - math.pi * np.sin(latitude)
         theta = theta - np.divide(error, slope, out=np.zeros_like(error), where=slope > 1e-9)
     return -2.0 / math.pi * longitude * np.cos(theta), np.sin(theta)
-
-
-def _extend(finite: npt.NDArray[np.float64], low: float, high: float) -> Literal["neither", "min", "max", "both"]:
-    below, above = bool(finite.min() < low), bool(finite.max() > high)
-    if below and above:
-        return "both"
-    return "min" if below else "max" if above else "neither"

@@ -12,16 +12,9 @@ import numpy as np
 from crdist.errors import RecipeError, SchemaError
 from crdist.frames import Frame
 from crdist.schema import PRODUCTS_SCHEMA, open_group
-from crdist_dashboards.drawing import (
-    GREY,
-    colour_scale,
-    draw_mollweide,
-    limits,
-    mollweide_raster,
-    outlined,
-    unicode_units,
-)
+from crdist_dashboards.drawing import draw_mollweide, limits, mollweide_raster, outlined
 from crdist_dashboards.profiles import draw_profile
+from crdist_dashboards.scales import COLOUR_MAPS, GREY, colour_scale, unicode_units
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,9 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["overview_figure"]
 
 STATISTICS = ("mean", "std", "significance")
-COLOUR_MAPS = {"mean": "inferno", "std": "viridis", "significance": "cividis"}
-"""Perceptually uniform, legible to the colour-blind, and told apart at a glance."""
-
 SUFFIXES = (".png", ".svg", ".pdf")
 MAX_PIXELS = 2048
 """Pixels that are drawn along one side of a map; a larger one is thinned out."""

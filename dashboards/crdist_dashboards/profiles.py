@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from crdist.frames import Frame
-from crdist_dashboards.drawing import LOG_SPAN, MAX_DECADES, MINUS, limits, power_of_ten, unicode_units
+from crdist_dashboards.drawing import MINUS, limits
+from crdist_dashboards.scales import LOG_SPAN, MAX_DECADES, power_of_ten, unicode_units
 
 if TYPE_CHECKING:
     import xarray as xr

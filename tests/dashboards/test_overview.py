@@ -14,8 +14,9 @@ from matplotlib.text import Text
 from crdist.errors import RecipeError, SchemaError
 from crdist.frames import Frame
 from crdist.schema import PRODUCTS_SCHEMA, SCHEMA_VERSION
-from crdist_dashboards.drawing import colour_scale, mollweide_raster, unicode_units
+from crdist_dashboards.drawing import mollweide_raster
 from crdist_dashboards.overview import overview_figure
+from crdist_dashboards.scales import colour_scale, unicode_units
 from crdist_inference.synthetic import cosmic_ray_density
 
 N_SAMPLE = 6
