@@ -44,7 +44,16 @@ def show(recipe: Annotated[str, RECIPE], kind: Annotated[Literal["cpu", "gpu", "
 
     wanted = ClusterRecipe.from_yaml(recipe)
     if kind == "driver":
-        command = [wanted.job("driver").python, "-m", "crdist.cli", "run", "RUN.yaml", "RUN_FOLDER", "--resume"]
+        command = [
+            wanted.job("driver").python,
+            "-m",
+            "crdist.cli",
+            "run",
+            "RUN.yaml",
+            "RUN_FOLDER",
+            "--resume",
+            "--relay",
+        ]
         script = command_script(wanted, "driver", [*command, "--cluster", "RUN_FOLDER/cluster/recipe.yaml"])
     else:
         script = worker_script(wanted, kind)

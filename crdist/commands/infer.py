@@ -103,7 +103,12 @@ def infer_at(place: Place, run: RunFile, folder: Path, resume: bool) -> RunFolde
             from crdist_cluster.queue import check_recipe
 
             check_recipe(place.recipe, ["gpu"])
-        print(_infer_there(place, run, prepare(run, folder, resume)), end="")
+        made = prepare(run, folder, resume)
+        if _is_complete(made.posterior):
+            # a job would wait in the queue to find that out
+            print(f"{folder / made.posterior.name}: complete already")
+        else:
+            print(_infer_there(place, run, made), end="")
     return RunFolder(folder)
 
 
@@ -125,6 +130,12 @@ def prepare(run: RunFile, folder: Path, resume: bool) -> RunFolder:
     # with its settings in it the folder is one of a run
     write_durably(place.settings, run.to_yaml().encode())
     return place
+
+
+def _is_complete(posterior: Path) -> bool:
+    from crdist.store import open_inference
+
+    return posterior.exists() and open_inference(posterior).attrs.get("status") == "complete"
 
 
 def _infer_here(run: Any, folder: Path, resume: bool) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,7 @@ import typer
 from crdist.commands.infer import infer_at, prepare, read_run_file, resume_command
 from crdist.commands.interrupts import way_on
 from crdist.commands.options import RESUME, RUN_FILE, RUN_FOLDER, RUN_SETTINGS
+from crdist.commands.relay import SCRIPT, relayed, submit_driver
 from crdist.commands.where import Cluster, compute_products, place_of, workers_of
 from crdist.errors import RecipeError, RunError
 
@@ -40,6 +41,7 @@ def run_(
     memory: Annotated[
         str | None, typer.Option(help="Memory for the products here; default: 80 % of what there is.")
     ] = None,
+    relay: Annotated[bool, typer.Option("--relay", hidden=True)] = False,
 ) -> None:
     """Infer, then compute the products of the run file's recipe, in one folder. --resume goes on with either part."""
     from crdist_postproc.plan import plan_run
@@ -59,12 +61,16 @@ def run_(
         if submit:
             _submit(place.recipe, run, path, resume)
             return
-    with way_on(resume_command()), _told_when_over(path):
+    with ExitStack() as stack:
+        stack.enter_context(way_on(resume_command()))
+        stack.enter_context(_told_when_over(path))
+        if relay and place.recipe is not None:
+            stack.enter_context(relayed(place.recipe, path))
         done = infer_at(place, run, path, resume)
         plan = plan_run(done.posterior, recipe, done.products)
         report = compute_products(plan, done.products, place, workers, path)
-    found = f" ({report.blocks_found} found done)" if report.blocks_found else ""
-    print(f"{report.path}: {report.blocks_computed} blocks{found} in {report.seconds:.1f} s")
+        found = f" ({report.blocks_found} found done)" if report.blocks_found else ""
+        print(f"{report.path}: {report.blocks_computed} blocks{found} in {report.seconds:.1f} s")
 
 
 @contextmanager
@@ -116,10 +122,8 @@ def _submit(recipe: ClusterRecipe, run: RunFile, path: Path, resume: bool) -> No
         write_durably(copy, recipe.to_yaml().encode())
         python = recipe.job("driver").python
         command = [python, "-m", "crdist.cli", "run", str(folder.settings), str(folder.path)]
-        command += ["--cluster", str(copy), "--resume"]
-        script = here / "driver.sh"
-        write_durably(script, command_script(recipe, "driver", command, logs).encode())
-        job = system.submit(script)
-        JobLedger(folder.path).add(job, "driver", recipe.scheduler, "driver")
+        command += ["--cluster", str(copy), "--resume", "--relay"]
+        write_durably(here / SCRIPT, command_script(recipe, "driver", command, logs).encode())
+        job = submit_driver(recipe, folder.path)
     print(f"{path}: job {job} drives the run; see 'crdist status {path}', end it with 'crdist cancel {path}'")
     print(f"its words: {logs}", file=sys.stderr)

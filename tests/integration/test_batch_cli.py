@@ -82,7 +82,7 @@ def test_recipes_are_listed_explained_and_shown(tmp_path):
         assert line in script.splitlines()
     assert "--resources GPU=1" in crdist("cluster", "show", path, "--kind", "gpu").stdout
     driver = crdist("cluster", "show", path, "--kind", "driver").stdout
-    assert "crdist.cli run RUN.yaml RUN_FOLDER --resume" in driver
+    assert "crdist.cli run RUN.yaml RUN_FOLDER --resume --relay" in driver
     assert set(tmp_path.iterdir()) == before
 
 
@@ -152,6 +152,31 @@ def test_a_submitted_run_goes_all_the_way_and_says_how_far_it_is(slurm, folder, 
     assert open_posterior(out / "posterior.zarr")["c"].shape == (12, 5, 4)
     assert check_store(out / "products.zarr") == []
     assert not (out / "cluster" / "tls").exists()
+
+
+@pytest.mark.slow
+def test_inference_and_driver_go_on_across_their_walltimes(slurm, folder, tmp_path):
+    # the least walltime of Slurm is a minute; the same run in one piece, here, must end in the same samples
+    schedule = {"n_iteration": 80, "n_iteration_next": 2, "early_iterations": 0, "update_iterations": 1}
+    inference = {**TINY["inference"], "samples": 8, "draws": 1, "schedule": schedule}
+    (tmp_path / "long.yaml").write_text(yaml.safe_dump({**TINY, "inference": inference}))
+    whole = crdist("infer", tmp_path / "long.yaml", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    short = {"walltime": "00:01:00", "memory": "1500MB"}
+    path = recipe(tmp_path, gpu=short, driver={**short, "cores": 1}, margin="00:00:15")
+    out = tmp_path / "out"
+    assert crdist("run", tmp_path / "long.yaml", out, "--cluster", path, "--submit").returncode == 0
+    wait_for(lambda: not slurm.squeue(), 800)
+    logs = "".join(path.read_text() for path in (out / "cluster" / "logs").iterdir())
+    assert status(out)["state"] == "done", logs
+    assert "is near: job" in logs
+    kinds = [json.loads(line).get("kind") for line in JobLedger(out).path.read_text().splitlines()]
+    assert kinds.count("driver") > 1
+    assert kinds.count("gpu") > 1
+    np.testing.assert_array_equal(
+        open_posterior(out / "posterior.zarr")["c"], open_posterior(tmp_path / "whole" / "posterior.zarr")["c"]
+    )
+    assert check_store(out / "products.zarr") == []
 
 
 def test_cancel_ends_the_jobs_of_the_run_and_no_other(slurm, folder, tmp_path):
