@@ -24,7 +24,7 @@ from crdist.importers.soding import SODING
 from crdist.schema import PosteriorHeader, read_posterior_header, versions
 from crdist.store import Shard, create_posterior, new_store, posterior_shards, set_provenance, write_shard
 
-__all__ = ["LAYOUTS", "import_map"]
+__all__ = ["LAYOUTS", "import_map", "source_identity"]
 
 LAYOUTS: Mapping[str, MapLayout] = MappingProxyType(
     {layout.name: layout for layout in (EDENHOFER, SODING, HEALPIX_FITS, NPZ)}
@@ -96,7 +96,7 @@ def import_map(
                 provenance = {
                     "versions": versions(),
                     "layout": chosen.name,
-                    "source": _identity(source),
+                    "source": source_identity(source),
                     "config": {"layout": layout, "units": units, "name": name},
                     "notes": list(published.notes),
                 }
@@ -258,8 +258,9 @@ def _count_nan(source: Path, variable: str, shard: Shard, values: npt.NDArray[np
     return int(values.size - np.count_nonzero(finite))
 
 
-def _identity(source: Path) -> dict[str, Any]:
-    """Name, size and digest of a file; of a folder, the digest of what ``sha256sum *.fits`` prints."""
+def source_identity(path: str | Path) -> dict[str, Any]:
+    """Name, size [byte] and SHA-256 digest of a file; of a folder, the digest of what ``sha256sum *.fits`` prints."""
+    source = Path(path)
     with reading(source):
         parts = sorted(source.glob("*.fits")) if source.is_dir() else [source]
     read = [_size_and_sha256(part) for part in parts]

@@ -22,11 +22,11 @@ from crdist.grids import SphericalGrid
 from crdist.importers.fitsfile import describe, open_binary, scan
 from crdist.importers.published import ImportOptions
 from crdist.importers.soding import ATOMS, MOLECULES, SODING
+from crdist.importers.streaming import source_identity
 from crdist.schema import PosteriorHeader, read_posterior_header, versions
 from crdist.store import open_for_reading
 from crdist.units import integral_unit, parse_unit
 from crdist_inference.downgrade import mean_of_children, n_children
-from crdist_inference.observation import source_identity
 
 __all__ = ["GasCube", "Inner", "read_gas", "shell_overlaps"]
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from crdist.grids import SphericalGrid
 from crdist.settings_text import show
-from crdist_inference.observation import BAND_GEV
+from crdist_inference.gamma_files import BAND_GEV
 from crdist_inference.prior import LogNormal
 
 __all__ = [

@@ -14,8 +14,8 @@ from crdist.durable import new_store, write_durably
 from crdist.emission import Emissivity
 from crdist.errors import InputFileError
 from crdist.grids import SphericalGrid
+from crdist_inference.gamma_files import write_observation_file
 from crdist_inference.gas import Inner, read_gas
-from crdist_inference.observation import write_observation_file
 from crdist_inference.prior import Prior
 from crdist_inference.records import Hyperparameters
 from crdist_inference.runfile_settings import SyntheticSettings

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crdist.errors import CrdistError, DependencyError, GridError, InputFileError, RecipeError, StoreExistsError
+from crdist_inference.gamma_files import BAND_GEV, write_observation_file
 from crdist_inference.masks import MaskTable
-from crdist_inference.observation import BAND_GEV, Observation, read_observation, write_observation_file
+from crdist_inference.observation import Observation, read_observation
 
 NSIDE = 8
 N_PIXEL = 12 * NSIDE**2

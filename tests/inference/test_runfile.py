@@ -13,9 +13,9 @@ from crdist.emission import KPC_CM, Emissivity
 from crdist.errors import InputFileError, RecipeError
 from crdist.settings_text import differences
 from crdist_inference.assemble import assemble, mask_table
+from crdist_inference.gamma_files import write_observation_file
 from crdist_inference.geovi import Settings
 from crdist_inference.masks import composite
-from crdist_inference.observation import write_observation_file
 from crdist_inference.runfile import RunFile, packaged_run_file
 from crdist_inference.runfile_settings import MaskSettings, Schedule
 from layouts import write_soding

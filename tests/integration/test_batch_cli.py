@@ -13,7 +13,7 @@ from command import crdist, error_line, fingerprint, start_crdist
 from crdist.check import check_store
 from crdist.store import open_posterior
 from crdist_cluster.ledger import JobLedger
-from crdist_inference.observation import write_observation_file
+from crdist_inference.gamma_files import write_observation_file
 from galaxies import SMALL_RECIPE, small_posterior
 from layouts import write_soding
 from tiny_sky import TINY
