@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["check_inputs"]
 
-GAMMA_OPTIONS = ("sigma_rule", "columns", "ordering", "units", "missing", "min_fraction")
-
 
 def check_inputs(run: RunFile) -> None:
     """Read the gamma-ray map and the mask, and the header of the gas map, as the inference will.
@@ -26,23 +24,14 @@ def check_inputs(run: RunFile) -> None:
     InputFileError, SchemaError, RecipeError
         If one is missing, damaged, of another layout, or does not fit the settings.
     """
-    from crdist_inference.assemble import input_files, used_pixels
-    from crdist_inference.observation import read_observation
+    from crdist_inference.assemble import input_files, read_gamma, used_pixels
 
     files = input_files(run)
     if "gas" in files:
         _check_gas(files["gas"])
     if "gamma" not in files:
         return
-    gamma = run.data.gamma
-    observation = read_observation(
-        files["gamma"],
-        nside=run.grid.nside,
-        band=gamma.band,
-        energy_bins=files.get("energy_bins"),
-        sigma_path=files.get("sigma"),
-        **{name: getattr(gamma, name) for name in GAMMA_OPTIONS},
-    )
+    observation = read_gamma(run, files["gamma"], files)
     used_pixels(run.mask, run.grid.record(), observation, files.get("mask"))
 
 

@@ -22,7 +22,7 @@ from crdist_inference.runfile import RunFile
 from crdist_inference.runfile_settings import MaskSettings
 from crdist_inference.synthetic_sky import GAMMA_FILE, GAS_FILE, Truth, make_synthetic_inputs, read_truth
 
-__all__ = ["Assembled", "assemble", "input_files", "mask_table", "used_pixels"]
+__all__ = ["Assembled", "assemble", "input_files", "mask_table", "read_gamma", "used_pixels"]
 
 SOURCES = {
     "gamma": "the map of Scheel-Platz et al. 2023, A&A 680, A2 (I_dust.hdf5, energy_bins.hdf5; the paper says where)",
@@ -104,7 +104,7 @@ def assemble(run: RunFile, folder: Path, *, say: Callable[[str], None] = lambda 
             window=run.inference.window,
         )
     say(f"reading {gamma_path}")
-    observation = _read_gamma(run, gamma_path, files)
+    observation = read_gamma(run, gamma_path, files)
     emissivity = run.emissivity((observation.e_min_gev, observation.e_max_gev))
     used = used_pixels(run.mask, grid, observation, files.get("mask"))
     observation = observation.with_mask(used)
@@ -211,7 +211,22 @@ def used_pixels(
     return observation.used if table is None else observation.used & table.used(grid.nside, mask.pixels)
 
 
-def _read_gamma(run: RunFile, path: Path, files: Mapping[str, Path]) -> Observation:
+def read_gamma(run: RunFile, path: Path, files: Mapping[str, Path]) -> Observation:
+    """The gamma-ray map as a run file asks for it.
+
+    Parameters
+    ----------
+    run : RunFile
+    path : Path
+        The map's file.
+    files : mapping
+        The other files by their role, as `input_files` gives them.
+
+    Raises
+    ------
+    InputFileError, RecipeError, GridError, DependencyError
+        As `crdist_inference.observation.read_observation`.
+    """
     gamma = run.data.gamma
     # a synthetic file's one bin is the band that the emissivity was asked for
     band = gamma.band if run.data.synthetic is None else run.emission.band or gamma.band
