@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from crdist import __version__
-from crdist.commands import cluster, infer, jobs, post, run, stores
+from crdist.commands import cluster, figures, infer, jobs, post, run, serve, stores
 from crdist.commands.interrupts import Interrupted, catch_signals, way_on_text
 from crdist.errors import CrdistError
 
@@ -53,6 +53,9 @@ app.command("run")(run.run_)
 app.command()(jobs.status)
 app.command()(jobs.cancel)
 app.add_typer(cluster.app, name="cluster")
+app.command()(serve.serve)
+app.command()(figures.figures)
+app.command()(figures.report)
 app.command("recipe")(stores.recipe_)
 app.command()(stores.info)
 app.command()(stores.check)

@@ -63,6 +63,9 @@ def demo(
         with way_on(f"crdist demo {folder}"):
             figure = run_demo(folder, workers, _infer_here)
     print(f"figure: {figure}")
+    stores = f"{folder}/products.zarr" if gas else f"{folder}/run/products.zarr --posterior {folder}/run/posterior.zarr"
+    # as it can be typed where the environment is not activated
+    print(f"look around in it: {Path(sys.argv[0])} serve {stores}")
 
 
 def read_run_file(path: Path, settings: list[str] | None) -> RunFile:

@@ -12,9 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from crdist.frames import Frame
 from crdist_dashboards.scales import ColourScale
 
-__all__ = ["AxisLabel", "Band", "Curve", "Line", "MapView", "Mark", "Points", "ProfileView", "SkyView"]
+__all__ = ["AxisLabel", "Band", "Curve", "Line", "MapView", "Mark", "Points", "ProfileView", "SkyCells", "SkyView"]
 
 Array = npt.NDArray[Any]
 
@@ -77,6 +78,24 @@ class MapView:
     curves: tuple[Curve, ...] = ()
     notes: tuple[str, ...] = ()
     """What a reader must know beside it: a mass residual, every second voxel shown, masked share."""
+    frame: Frame | None = None
+    """Of the axes."""
+    axis: str = ""
+    """Axis that the plane lies across or that was integrated along."""
+    at_kpc: float | None = None
+    """Place of the plane on that axis; None for a projection."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SkyCells:
+    """The values of a sky as they are stored, before any projection."""
+
+    values: Array
+    """Shape (n,)."""
+    cell_ids: Array
+    """HEALPix cells, shape (n,)."""
+    level: int
+    scheme: Literal["nested", "ring"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,6 +127,7 @@ class SkyView:
     """Edges of masks, in the plane."""
     marks: tuple[Mark, ...] = ()
     notes: tuple[str, ...] = ()
+    cells: SkyCells | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

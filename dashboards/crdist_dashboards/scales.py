@@ -36,8 +36,8 @@ COLOUR_MAPS = {
     "sample": "inferno",
     "difference": "RdBu_r",
     "residual": "RdBu_r",
-    "gas": "Greys_r",
-    "coverage": "Greys_r",
+    "gas": "magma",
+    "coverage": "cividis",
 }
 """Colour map of each kind of value: perceptually uniform, legible to the colour-blind, told apart at a glance."""
 

@@ -231,8 +231,11 @@ def _create_coordinate(group: zarr.Group, coordinate: Coordinate) -> None:
 
 def _write_region(store: Path, product: Product, name: str, block: Block, values: Array) -> int:
     stored = _open(store, product.name, name)
-    files = stored.shards or stored.chunks
-    for (start, stop), size, whole in zip(block.bounds, files, stored.shape, strict=False):
+    # an array may have the product's dimensions in another order
+    cut = dict(zip(product.dims, block.bounds, strict=False))
+    dims = [str(dim) for dim in getattr(stored.metadata, "dimension_names", None) or ()]
+    bounds = [cut.get(dim, (0, whole)) for dim, whole in zip(dims, stored.shape, strict=True)]
+    for (start, stop), size, whole in zip(bounds, stored.shards or stored.chunks, stored.shape, strict=True):
         if start % size or stop != min(start + size, whole):
             raise RunError(
                 f"{store}/{product.name}/{name}: block {block.name} covers {start} to {stop} of an axis of "
@@ -240,7 +243,7 @@ def _write_region(store: Path, product: Product, name: str, block: Block, values
                 f"stored in files of {size}; a block must be exactly one file"
             )
     values = np.ascontiguousarray(values, dtype=stored.dtype)
-    stored[block.region] = values
+    stored[tuple(slice(*bound) for bound in bounds)] = values
     return values.nbytes
 
 
@@ -248,22 +251,29 @@ def _block_files(store: Path, product: Product, block: Block) -> list[Path]:
     """The files that a block writes."""
     if not product.blocks_write(block):
         return []
-    found = []
-    for spec in product.arrays():
-        if spec.dims[: len(product.dims)] == product.dims:
-            index = [start // size for (start, _), size in zip(block.bounds, spec.chunks, strict=False)]
-            found.append(_file(store, product, spec, [*index, *[0] * (len(spec.shape) - len(index))]))
-    return found
+    starts = {dim: start for dim, (start, _) in zip(product.dims, block.bounds, strict=False)}
+    return [
+        _file(
+            store, product, spec, [starts.get(dim, 0) // size for dim, size in zip(spec.dims, spec.chunks, strict=True)]
+        )
+        for spec in product.arrays()
+        if _is_cut(product, spec)
+    ]
 
 
 def _last_files(store: Path, product: Product) -> list[Path]:
     """The files that the last step writes: arrays in one piece."""
-    by_blocks = {spec.name for spec in product.arrays() if spec.dims[: len(product.dims)] == product.dims}
-    if not any(map(product.blocks_write, product.blocks())):
-        by_blocks = set()
+    by_blocks = any(map(product.blocks_write, product.blocks()))
     return [
-        _file(store, product, spec, [0] * len(spec.shape)) for spec in product.arrays() if spec.name not in by_blocks
+        _file(store, product, spec, [0] * len(spec.shape))
+        for spec in product.arrays()
+        if not (by_blocks and _is_cut(product, spec))
     ]
+
+
+def _is_cut(product: Product, spec: ArraySpec) -> bool:
+    """Whether blocks write an array: one that has all of the product's dimensions, in whatever order."""
+    return set(product.dims) <= set(spec.dims)
 
 
 def _file(store: Path, product: Product, spec: ArraySpec, index: list[int]) -> Path:

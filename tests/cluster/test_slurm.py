@@ -203,7 +203,8 @@ def broken_sbatch(slurm, tmp_path, monkeypatch):
     script.write_text(
         "#!/bin/sh\n"
         f'n=$(cat {refusals}); [ "$n" -gt 0 ] || exec {shutil.which("sbatch")} "$@"\n'
-        f"echo $((n - 1)) > {refusals}\n"
+        # submissions run side by side: another must never find the file empty
+        f"echo $((n - 1)) > {refusals}.$$; mv {refusals}.$$ {refusals}\n"
         'echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1\n'
     )
     script.chmod(0o755)

@@ -7,9 +7,13 @@ import scipy.stats
 import xarray as xr
 
 import crdist
-from crdist.errors import RecipeError
+from crdist.check import check_store
+from crdist.errors import RecipeError, RunError
 from crdist.grids import CartesianGrid, SphericalGrid
+from crdist_postproc.output import RunFolder, create_products, write_block
+from crdist_postproc.plan import plan_run
 from crdist_postproc.products import base
+from crdist_postproc.products.base import Block, BlockResult
 from crdist_postproc.recipe import Recipe
 from galaxies import SMALL_RECIPE, smooth_samples, write_posterior
 from oracle import interpolate
@@ -140,6 +144,37 @@ def test_the_height_is_fitted_to_each_sample(products):
     assert np.all(np.isfinite(group["fit_height"]))
     assert group["fit_height"].min() <= group["fit_height_of_mean"] <= group["fit_height"].max()
     assert group["fit_height"].attrs["units"] == "kpc"
+
+
+def test_volumes_hold_mean_and_std_plane_after_plane_too(posterior, tmp_path, monkeypatch):
+    # many files of each array, with planes above the source's grid
+    monkeypatch.setattr(base, "BLOCK_WORK", 40 * N_SAMPLE * 300)
+    tree, _ = run(posterior, tmp_path, products=["volume"], grid={**SMALL_RECIPE["grid"], "z": [-2, 18]})
+    volume = tree["volume"]
+    assert len(list((tmp_path / "products.zarr" / "volume" / "mean_by_plane" / "c").glob("*/*/*"))) > 4
+    for name in ("mean", "std"):
+        laid_out = volume[f"{name}_by_plane"]
+        assert laid_out.dims == ("z", "x", "y")
+        assert laid_out.encoding["chunks"][0] == 1
+        assert laid_out.attrs["units"] == "cm-3"
+        np.testing.assert_array_equal(laid_out.transpose("x", "y", "z"), volume[name])
+    assert np.isfinite(volume["mean"]).any()
+    assert np.isnan(volume["mean"][:, :, -1]).all()
+    assert check_store(tmp_path / "products.zarr") == []
+
+
+def test_a_block_that_is_no_whole_file_is_refused(posterior, tmp_path, monkeypatch):
+    recipe = Recipe.from_mapping({**SMALL_RECIPE, "products": ["volume"]})
+    (job,) = plan_run(posterior, recipe).jobs
+    create_products(tmp_path / "o.zarr", [job.product], {})
+    (block,) = job.product.blocks()
+    half = Block(block.product, 0, ((0, block.shape[0] // 2), block.bounds[1]))
+    for name, shape in (
+        ("mean", (*half.shape, job.product.depth)),
+        ("mean_by_plane", (job.product.depth, *half.shape)),
+    ):
+        with pytest.raises(RunError, match=f"volume/{name}: block .* must be exactly one file"):
+            write_block(RunFolder(tmp_path / "o.zarr"), job.product, half, BlockResult({name: np.zeros(shape)}))
 
 
 def test_volumes_hold_mean_and_std_of_every_voxel(products, posterior, samples, tmp_path):

@@ -71,7 +71,14 @@ def test_an_unfinished_store_is_not_taken_for_a_result(tmp_path, stop_after):
 
 
 @pytest.mark.parametrize(
-    "lost", ["radial/mean/c/0", "projection_z/mass_residual/c/0", "vertical/fit_n0_of_mean/c", "sky/std/c/0"]
+    "lost",
+    [
+        "radial/mean/c/0",
+        "projection_z/mass_residual/c/0",
+        "vertical/fit_n0_of_mean/c",
+        "sky/std/c/0",
+        "volume/std_by_plane/c/0/0/0",
+    ],
 )
 def test_any_lost_file_is_made_again(tmp_path, lost):
     small_posterior(tmp_path / "p.zarr")

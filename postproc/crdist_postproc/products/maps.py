@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,12 @@ RAYS_NSIDE = 256
 
 ROWS_BYTES = 32 * 1024**2
 """Samples of a volume that are held at once where quantiles or samples are asked for."""
+
+COLUMN_PIECE = (16, 16, 256)
+"""Voxels of a volume that are read together, at most: 256 KiB."""
+
+BY_PLANE = "_by_plane"
+"""What the names of arrays end in that hold a statistic plane after plane."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,11 +260,14 @@ class VolumeMap(_Map):
     def arrays(self) -> tuple[ArraySpec, ...]:
         """The arrays to create."""
         what = f"{self.quantity.long_name} at voxel centres"
-        tile = self.blocks()[0].shape
-        cut = (*tile, self.depth)
-        inner = tuple(_piece(part, whole) for part, whole in zip(cut, self.grid.shape, strict=True))
-        shards = tuple(-(-size // part) * part for size, part in zip((*tile, self.depth), inner, strict=True))
-        return self.statistics_arrays(self.grid.shape, shards, self.quantity.units, what, inner)
+        cut = (*self.blocks()[0].shape, self.depth)
+        # columns: planes across x and y, and lines along z, are few pieces; for planes across z see below
+        inner = tuple(
+            _piece(part, whole, most) for part, whole, most in zip(cut, self.grid.shape, COLUMN_PIECE, strict=True)
+        )
+        shards = tuple(-(-size // part) * part for size, part in zip(cut, inner, strict=True))
+        specs = self.statistics_arrays(self.grid.shape, shards, self.quantity.units, what, inner)
+        return (*(self._with_sample_pieces(spec) for spec in specs), *self._by_plane(specs))
 
     def attributes(self) -> dict[str, Any]:
         """Attributes of the group."""
@@ -283,7 +292,10 @@ class VolumeMap(_Map):
         else:
             arrays = self._with_samples(block, samples, starts, step, order)
         arrays["coverage"] = (~np.isnan(arrays["mean"])).astype(np.float32)
-        return BlockResult({name: value.astype(np.float32, copy=False) for name, value in arrays.items()})
+        arrays = {name: value.astype(np.float32, copy=False) for name, value in arrays.items()}
+        # views: each is copied when it is written, one at a time
+        arrays |= {name + BY_PLANE: np.moveaxis(arrays[name], 2, 0) for name in ("mean", "std")}
+        return BlockResult(arrays)
 
     def block_bytes(self) -> int:
         """Upper bound on the memory of one block."""
@@ -291,6 +303,29 @@ class VolumeMap(_Map):
         kept = self.quantity.n_sample * self.per_sample + len(self.quantiles)
         # results in float32 and the float64 temporaries of the significance; twice for the encoded copy of one array
         return n * (4 * (5 + 2 * kept) + 5 * 8) + 4 * ROWS_BYTES
+
+    def _by_plane(self, specs: Sequence[ArraySpec]) -> tuple[ArraySpec, ...]:
+        """Mean and std once more, cut into planes across z: a plane is one small piece of each file."""
+        (nx, ny, nz), tile = self.grid.shape, self.blocks()[0].shape
+        return tuple(
+            replace(
+                spec,
+                name=spec.name + BY_PLANE,
+                dims=("z", "x", "y"),
+                shape=(nz, nx, ny),
+                chunks=(nz, *tile),
+                inner_chunks=(1, *tile),
+                long_name=f"{spec.long_name}, laid out by plane",
+            )
+            for spec in specs
+            if spec.name in ("mean", "std")
+        )
+
+    def _with_sample_pieces(self, spec: ArraySpec) -> ArraySpec:
+        """A volume's samples are looked at one by one."""
+        if spec.name != "per_sample" or spec.inner_chunks is None:
+            return spec
+        return replace(spec, inner_chunks=(*spec.inner_chunks[:-1], 1))
 
     def _with_samples(self, block: Block, samples: Field, starts: Array, step: Array, order: Array) -> dict[str, Array]:
         arrays: dict[str, Array] = {}
@@ -306,8 +341,8 @@ class VolumeMap(_Map):
         return {name: whole.reshape(*block.shape, *whole.shape[1:]) for name, whole in arrays.items()}
 
 
-def _piece(part: int, whole: int) -> int:
-    """Size of equal pieces, at most 64, that a part of an axis is made of."""
+def _piece(part: int, whole: int, most: int) -> int:
+    """Size of equal pieces, at most ``most``, that a part of an axis is made of."""
     if part == whole:
-        return -(-part // -(-part // 64))  # the last piece may reach beyond the end
-    return max(size for size in range(1, min(part, 64) + 1) if part % size == 0)
+        return -(-part // -(-part // most))  # the last piece may reach beyond the end
+    return max(size for size in range(1, min(part, most) + 1) if part % size == 0)

@@ -1,0 +1,140 @@
+"""One page that somebody looks at: its state, its stores, and how its errors are shown."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from crdist.errors import CrdistError
+from crdist_dashboards.app.state import State, offer
+from crdist_dashboards.app.stores import Stores
+from crdist_dashboards.app.theme import Theme
+from crdist_dashboards.products import ProductsSource
+
+__all__ = ["Session", "Tab"]
+
+logger = logging.getLogger("crdist")
+
+
+class Session:
+    """What the tabs of a page share.
+
+    Parameters
+    ----------
+    stores : Stores
+    theme : Theme
+    state : State
+        Its ``store`` is set.
+    """
+
+    def __init__(self, stores: Stores, theme: Theme, state: State) -> None:
+        self.stores = stores
+        self.theme = theme
+        self.state = state
+        self.source: ProductsSource
+        self.other: ProductsSource | None = None
+        self.gas: ProductsSource | None = None
+        self.generation = 0
+        """Grows when a store has changed."""
+        self.open()
+
+    def open(self) -> None:
+        """Open what the state names.
+
+        Raises
+        ------
+        SchemaError
+            If a store is gone or damaged.
+        """
+        self.source = self.stores.source(self.state.store)
+        self.gas = self.stores.gas_source()
+        self.other = self.stores.source(self.state.other) if self.state.other else None
+        self.generation += 1
+        offer(self.state, self.source, self.other)
+
+    def refresh(self) -> bool:
+        """Whether a store has changed since the last look.
+
+        Raises
+        ------
+        SchemaError
+            If one is gone or damaged.
+        """
+        changed = [source.refresh() for source in (self.source, self.other, self.gas) if source is not None]
+        if any(changed):
+            self.generation += 1
+            offer(self.state, self.source, self.other)
+        return any(changed)
+
+    @property
+    def running(self) -> bool:
+        """Whether a store is still being written."""
+        return any(source.status != "complete" for source in (self.source, self.other) if source is not None)
+
+
+class Tab:
+    """A tab, filled when it is first opened; what goes wrong in it is said in it."""
+
+    title = ""
+    watches: tuple[str, ...] = ()
+    """Parameters of the state that change what it shows."""
+
+    def __init__(self, session: Session) -> None:
+        import panel as pn
+
+        self.session = session
+        self.stale = True
+        self.built = False
+        self._message = pn.pane.Alert("", alert_type="danger", visible=False, sizing_mode="stretch_width")
+        self._body = pn.Column(sizing_mode="stretch_width", margin=0)
+        self.view = pn.Column(self._message, self._body, sizing_mode="stretch_width", margin=(8, 0))
+
+    @property
+    def state(self) -> State:
+        """The page's state."""
+        return self.session.state
+
+    def _build(self) -> list[Any]:
+        """What it consists of; called once."""
+        raise NotImplementedError
+
+    def _update(self) -> None:
+        """Show what the state says now."""
+        raise NotImplementedError
+
+    def open(self) -> None:
+        """Show it, built and up to date."""
+        if not self.built:
+            self.safely(self._fill)
+        if self.built and self.stale:
+            self.stale = False
+            self.safely(self._update)
+
+    def _fill(self) -> None:
+        self._body.objects = self._build()
+        self.built = True
+
+    def safely(self, do: Callable[[], Any]) -> None:
+        """Do something; an error becomes a message in this tab, and in the log."""
+        try:
+            do()
+        except CrdistError as error:
+            logger.warning("tab %s: %s", self.title, error)
+            self.say(str(error))
+            self.stale = True
+        except Exception as error:
+            logger.exception("tab %s", self.title)
+            self.say(f"This should not happen ({type(error).__name__}: {error}); the server's log has more.")
+            self.stale = True
+        else:
+            self.say("")
+
+    def say(self, text: str) -> None:
+        """Show a message above the tab; nothing for an empty one."""
+        # names of files come from the command line, but may hold anything
+        self._message.object = text.translate(ESCAPES)
+        self._message.visible = bool(text)
+
+
+ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "*": "\\*", "_": "\\_", "`": "\\`", "[": "\\["})

@@ -1,0 +1,83 @@
+"""Which stores a server shows. They are named on its command line; a page chooses among them by name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from crdist.errors import RecipeError
+from crdist_dashboards.products import ProductsSource
+
+__all__ = ["Stores"]
+
+
+@dataclass(frozen=True)
+class Stores:
+    """What is shown."""
+
+    products: tuple[Path, ...]
+    """Products stores; the second may be compared with the first."""
+    posterior: Path | None = None
+    """The posterior of an inference, for its skies and its course."""
+    gas: Path | None = None
+    """Products of a gas map, whose columns are drawn as contours."""
+
+    def __post_init__(self) -> None:
+        if not self.products:
+            raise RecipeError("name at least one products store to show")
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Path]:
+        """Paths by the names that pages know: the file's name, with its folder where that is not enough."""
+        short = [path.absolute().name.removesuffix(".zarr") for path in self.products]
+        several = Counter(short)
+        names: dict[str, Path] = {}
+        for name, path in zip(short, self.products, strict=True):
+            label = name if several[name] == 1 else f"{path.absolute().parent.name}/{name}"
+            while label in names:
+                label += "'"
+            names[label] = path
+        return names
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the products stores."""
+        return tuple(self.by_name)
+
+    def source(self, name: str) -> ProductsSource:
+        """Open a products store by its name.
+
+        Raises
+        ------
+        SchemaError
+            If it is gone, damaged or none.
+        """
+        return ProductsSource(self.by_name[name])
+
+    def gas_source(self) -> ProductsSource | None:
+        """Open the products of the gas, if there are any."""
+        return ProductsSource(self.gas) if self.gas is not None else None
+
+    def inference_source(self) -> Any:
+        """Open what the inference stored, if there is a posterior."""
+        from crdist_dashboards.views.inference import InferenceSource
+
+        return InferenceSource(self.posterior) if self.posterior is not None else None
+
+    def check(self) -> None:
+        """Open every store once.
+
+        Raises
+        ------
+        SchemaError
+            If one cannot be opened.
+        """
+        for name in self.names:
+            self.source(name)
+        self.gas_source()
+        if self.posterior is not None:
+            self.inference_source()

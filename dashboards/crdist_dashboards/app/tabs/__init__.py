@@ -1,0 +1,1 @@
+"""The tabs of the app, each filled when it is first opened."""

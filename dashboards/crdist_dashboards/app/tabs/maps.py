@@ -1,0 +1,154 @@
+"""The tabs of slices and projections: mean, std and significance side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import panel as pn
+
+from crdist.errors import SchemaError
+from crdist_dashboards.app.session import Session, Tab
+from crdist_dashboards.app.triptych import Triptych
+from crdist_dashboards.products import ProductInfo
+from crdist_dashboards.views import maps
+
+__all__ = ["ProjectionsTab", "SlicesTab"]
+
+STATISTICS = ("mean", "std", "significance")
+
+
+class _MapsTab(Tab):
+    """What both have in common."""
+
+    product = ""
+    """Parameter of the state that names the product."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self._drawn: tuple[Any, ...] = ()
+        self.triptych: Triptych
+
+    def _build(self) -> list[Any]:
+        if getattr(self.state, self.product) is None:
+            raise SchemaError(f"{self.session.source.path}: holds no product for this tab")
+        self.triptych = Triptych(self.session, lines=self._lines, value=self._value, safely=self.safely)
+        files = self.triptych.downloads(
+            STATISTICS, lambda: f"{self.state.store}-{getattr(self.state, self.product)}", self.say
+        )
+        return [self._controls(), self.triptych.view, files]
+
+    def _update(self) -> None:
+        info = self._info()
+        statistics = [name for name in STATISTICS if name in info.statistics]
+        if len(statistics) < len(STATISTICS):
+            missing = ", ".join(sorted(set(STATISTICS) - set(statistics)))
+            raise SchemaError(
+                f"{self.session.source.path}: product {info.name} has no {missing}; ask for it in the recipe"
+            )
+        # a tap moves the crosshair only
+        key = self._key()
+        if key != self._drawn:
+            self.triptych.show(self._views(statistics))
+            self._drawn = key
+        else:
+            self.triptych.cross()
+
+    def _info(self) -> ProductInfo:
+        return self.session.source.info(getattr(self.state, self.product))
+
+    def _key(self) -> tuple[Any, ...]:
+        watched = [getattr(self.state, name) for name in self.watches if name not in ("x", "y")]
+        return (*(tuple(item) if isinstance(item, list) else item for item in watched), self.session.generation)
+
+    def _controls(self) -> pn.viewable.Viewable:
+        raise NotImplementedError
+
+    def _views(self, statistics: list[str]) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+    def _plane(self) -> dict[str, Any]:
+        return {}
+
+    def _lines(self, x: float, y: float) -> Any:
+        return maps.crosshair(self.session.source, self._info().name, x, y, **self._plane())
+
+    def _value(self, x: float, y: float) -> str:
+        found = maps.value_at(self.session.source, self._info().name, x, y, **self._plane())
+        return found.text if found is not None else ""
+
+
+class SlicesTab(_MapsTab):
+    """Slices, and planes of volumes."""
+
+    title = "Slices"
+    product = "slice"
+    watches = ("slice", "axis", "at", "scale", "overlays", "x", "y")
+
+    def _controls(self) -> pn.viewable.Viewable:
+        param = self.state.param
+        product = pn.widgets.Select.from_param(param.slice, label="Product", width=190)
+        self._axis = pn.widgets.RadioButtonGroup.from_param(param.axis, label="Across", width=130, align="end")
+        self._at = pn.widgets.FloatSlider(label="Plane", width=380, margin=(5, 15), format="0.000")
+        self._at.param.watch(self._moved, "value")
+        return pn.FlexBox(product, self._axis, self._at, align_items="end")
+
+    def _moved(self, event: Any) -> None:
+        if event.new != self.state.at:
+            self.state.at = float(event.new)
+
+    def _update(self) -> None:
+        info = self._info()
+        is_volume = info.kind == "volume"
+        self._axis.visible = self._at.visible = is_volume
+        if is_volume:
+            axis = info.grid_axis(self.state.axis)
+            first, last = axis.lower + axis.step / 2, axis.upper - axis.step / 2
+            nearest = axis.index(min(max(self.state.at, axis.lower), axis.upper))
+            value = round(first + (nearest or 0) * axis.step, 9)
+            self._at.param.update(
+                start=first,
+                end=max(last, first + 1e-9),
+                step=axis.step,
+                value=value,
+                name=f"{axis.name} [{axis.units}]",
+            )
+        super()._update()
+
+    def _plane(self) -> dict[str, Any]:
+        if self._info().kind != "volume":
+            return {}
+        return {"axis": self.state.axis, "at_kpc": self._at.value}
+
+    def _views(self, statistics: list[str]) -> tuple[Any, ...]:
+        options = {"scale": self.state.scale, "overlays": self.state.overlays, **self._plane()}
+        return tuple(maps.slice_view(self.session.source, self._info().name, name, **options) for name in statistics)
+
+
+class ProjectionsTab(_MapsTab):
+    """Integrals along an axis, with the contours of the gas."""
+
+    title = "Projections"
+    product = "projection"
+    watches = ("projection", "scale", "overlays", "contours", "x", "y")
+
+    def _controls(self) -> pn.viewable.Viewable:
+        param = self.state.param
+        product = pn.widgets.Select.from_param(param.projection, label="Product", width=190)
+        if self.session.gas is None:
+            return pn.FlexBox(product)
+        contours = pn.widgets.Checkbox.from_param(param.contours, label="Contours of the gas column", align="end")
+        return pn.FlexBox(product, contours, align_items="end")
+
+    def _views(self, statistics: list[str]) -> tuple[Any, ...]:
+        gas = self.session.gas if self.state.contours else None
+        return tuple(
+            maps.projection_view(
+                self.session.source,
+                self._info().name,
+                name,
+                scale=self.state.scale,
+                overlays=self.state.overlays,
+                contours=gas,
+            )
+            for name in statistics
+        )

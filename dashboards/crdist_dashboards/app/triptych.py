@@ -1,0 +1,167 @@
+"""Three maps that zoom together, the lines through a point of them, and the values under the pointer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from html import escape
+from typing import Any
+
+from crdist.errors import CrdistError
+from crdist_dashboards.app.downloads import downloads
+from crdist_dashboards.app.live import LiveMap
+from crdist_dashboards.app.live_profile import LiveProfile
+from crdist_dashboards.app.session import Session
+from crdist_dashboards.records import MapView, ProfileView
+
+__all__ = ["FLAT", "Triptych", "notes_of", "readout", "share"]
+
+FLAT = 0.45
+"""Maps flatter than this (height / width) stand above each other."""
+
+Lines = Callable[[float, float], tuple[ProfileView, ProfileView]]
+Value = Callable[[float, float], str]
+
+
+class Triptych:
+    """Up to three maps of one plane with a crosshair.
+
+    Parameters
+    ----------
+    session : Session
+    lines : callable
+        The profiles through a point.
+    value : callable
+        One line of text on a point.
+    safely : callable
+        Does something, and shows its error.
+    n_map : int
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        lines: Lines,
+        value: Value,
+        safely: Callable[[Callable[[], Any]], None],
+        n_map: int = 3,
+    ) -> None:
+        import panel as pn
+
+        self._session = session
+        self._lines, self._value, self._safely = lines, value, safely
+        self.maps: list[LiveMap] = []
+        for _ in range(n_map):
+            ranges = self.maps[0].ranges if self.maps else {}
+            live = LiveMap(theme=session.theme, on_tap=self._tapped, on_pointer=self._pointed, **ranges)
+            self.maps.append(live)
+        self.profiles = (LiveProfile(theme=session.theme, height=240), LiveProfile(theme=session.theme, height=240))
+        self._extent: tuple[float, float, float, float] | None = None
+        panes = [pn.pane.Bokeh(live.figure, sizing_mode="stretch_width") for live in self.maps]
+        self._grid = pn.GridBox(*panes, ncols=n_map, sizing_mode="stretch_width")
+        self._readout = readout(session)
+        self._notes = pn.pane.HTML(
+            "", sizing_mode="stretch_width", margin=(0, 10), styles={"color": session.theme.faint}
+        )
+        lines_below = [
+            pn.Column(item.pane, sizing_mode="stretch_width", margin=0, styles=share(1)) for item in self.profiles
+        ]
+        below = pn.Row(*lines_below, sizing_mode="stretch_width")
+        self.view = pn.Column(self._readout, self._grid, self._notes, below, sizing_mode="stretch_width", margin=0)
+        self._point("")
+
+    def show(self, views: tuple[MapView, ...]) -> None:
+        """Show other maps; the window stays where it is unless the plane is another."""
+        for live, view in zip(self.maps, views, strict=True):
+            live.show(view)
+        left, right, bottom, top = extent = views[0].extent
+        if extent != self._extent:
+            self._extent = extent
+            for live in self.maps:
+                live.frame(extent)
+            columns = 1 if (top - bottom) < FLAT * (right - left) else len(self.maps)
+            if self._grid.ncols != columns:
+                self._grid.ncols = columns
+        self._notes.object = notes_of(views)
+        self.cross()
+
+    def cross(self) -> None:
+        """Put the crosshair where the state says, by default at the Sun, and draw the lines through it."""
+        x, y = self._place()
+        for live in self.maps:
+            live.cross(x, y)
+        for live_profile, view in zip(self.profiles, self._lines(x, y), strict=True):
+            live_profile.show(view)
+
+    def downloads(self, names: tuple[str, ...], name: Callable[[], str], failed: Callable[[str], None]) -> Any:
+        """Widgets that give what is shown as files; ``names`` are those of the maps."""
+
+        def views() -> Mapping[str, Any]:
+            shown = [*(live.view for live in self.maps), *(profile.view for profile in self.profiles)]
+            return {key: view for key, view in zip(keys, shown, strict=True) if view is not None}
+
+        keys = (*names, "line across", "line up")
+        return downloads(keys, views, name, failed)
+
+    def _place(self) -> tuple[float, float]:
+        state = self._session.state
+        assert self._extent is not None
+        left, right, bottom, top = self._extent
+        view = self.maps[0].view
+        assert isinstance(view, MapView)
+        sun = next((mark for mark in view.marks if mark.kind == "sun"), None)
+        middle = (sun.x, sun.y) if sun is not None else ((left + right) / 2, (bottom + top) / 2)
+        x = state.x if state.x is not None else middle[0]
+        y = state.y if state.y is not None else middle[1]
+        return min(max(x, left), right), min(max(y, bottom), top)
+
+    def _tapped(self, x: float, y: float) -> None:
+        if self._extent is None:
+            return
+        left, right, bottom, top = self._extent
+        if left <= x <= right and bottom <= y <= top:
+            self._session.state.param.update(x=round(x, 4), y=round(y, 4))
+
+    def _pointed(self, x: float, y: float) -> None:
+        if not (math.isfinite(x) and math.isfinite(y)):
+            self._point("")
+            return
+        try:
+            self._point(self._value(x, y))
+        except CrdistError as error:
+            self._point(str(error))
+
+    def _point(self, text: str) -> None:
+        self._readout.object = escape(text or "Point at a map to read its values; tap to move the crosshair.")
+
+
+def readout(session: Session) -> Any:
+    """The line of text that says what is under the pointer."""
+    import panel as pn
+
+    return pn.pane.HTML("", sizing_mode="stretch_width", margin=(0, 10), styles=_readout_style(session))
+
+
+def share(parts: int) -> dict[str, str]:
+    """Style of a part of a row that gets so many parts of its width, whatever is in it."""
+    return {"flex": f"{parts} 1 0", "min-width": "0"}
+
+
+def notes_of(views: tuple[Any, ...]) -> str:
+    """The notes of several views, each once."""
+    seen = dict.fromkeys(note for view in views for note in view.notes)
+    return escape("   |   ".join(seen))
+
+
+def _readout_style(session: Session) -> dict[str, str]:
+    theme = session.theme
+    return {
+        "background": theme.panel,
+        "color": theme.text,
+        "padding": "4px 10px",
+        "border-radius": "4px",
+        "font-family": "ui-monospace, monospace",
+        "font-size": "12.5px",
+        "white-space": "pre-wrap",
+    }
