@@ -3,6 +3,7 @@
 evidence: length and slope from the evidence grid, the field by geoVI at draws from it; the default of an inference.
 joint: everything by geoVI. linear: geoVI beside the exact posterior, where fluctuations are small and both must agree.
 coarse: length and slope of one sky from a coarser and from its own grid.
+merge: one table of several --json files, whose skies were shared out among runs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from galaxy import LOCAL_C, synthetic_problem
 from machine import description
 
 from crdist.grids import SphericalGrid
-from crdist_inference.calibration import Calibration, Inferred, Trial, calibrate
+from crdist_inference.calibration import Calibration, Inferred, Score, Trial, calibrate
 from crdist_inference.compiled import keep_compiled
 from crdist_inference.evidence import EvidenceGrid, evidence_grid
 from crdist_inference.geovi import Settings, infer
@@ -57,7 +58,8 @@ LINEAR_LENGTH, LINEAR_SLOPE = 4.0, 6.0
 def main() -> None:
     """Run one mode over seeds, print its table and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mode", choices=("evidence", "joint", "linear", "coarse"))
+    parser.add_argument("mode", choices=("evidence", "joint", "linear", "coarse", "merge"))
+    parser.add_argument("files", nargs="*", type=Path, help="merge: results of the same mode")
     parser.add_argument("--seeds", type=int, default=20, help="number of skies (default: 20)")
     parser.add_argument("--first", type=int, default=0, help="first seed, to share the skies out (default: 0)")
     parser.add_argument("--nside", type=int, help="of the sky (default: 2; coarse: 4)")
@@ -69,6 +71,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.seeds < 1 or options.draws < 1 or options.pairs < 1 or not options.noise > 0:
         sys.exit("calibration.py: give at least 1 of --seeds, --draws and --pairs, and a positive --noise")
+    if (options.mode == "merge") != bool(options.files):
+        sys.exit("calibration.py: 'merge' needs the files of results, and no other mode takes any")
+    if options.mode == "merge":
+        print("\n".join(merged(options.files).lines()))
+        return
     nside = options.nside or (4 if options.mode == "coarse" else 2)
     keep_compiled()
     # exact prior: the coarsest level of the refinement is the whole grid
@@ -138,6 +145,16 @@ def sampled(options: Any, field: Refinement) -> dict[str, Any]:
     found = calibrate(simulate, by_evidence if options.mode == "evidence" else jointly, seeds, report=tell)
     print("\n".join(found.lines()))
     return found.to_dict() | {"seconds": time.perf_counter() - began}
+
+
+def merged(files: list[Path]) -> Calibration:
+    """The scalars of several results as one calibration."""
+    scores: dict[tuple[str, int], Score] = {}
+    for file in files:
+        for score in json.loads(file.read_text(encoding="utf-8"))["scores"]:
+            rank, normal = np.array([score["rank"]]), np.array([score["normal"]])
+            scores[score["name"], score["seed"]] = Score(score["name"], score["seed"], rank, normal)
+    return Calibration(tuple(scores.values()))
 
 
 def linear(options: Any, field: Refinement) -> dict[str, Any]:
