@@ -270,6 +270,8 @@ def open_posterior(path: str | Path) -> xr.Dataset:
     """
     import xarray as xr
 
+    import crdist.accessor  # noqa: F401  gives what is opened its accessor
+
     header = read_posterior_header(path)
     dataset: xr.Dataset = xr.open_zarr(header.path, consolidated=True)
     for derived in header.derived:
@@ -329,6 +331,8 @@ def open_products(path: str | Path, *, allow_partial: bool = False) -> xr.DataTr
         If the store is not one of products of this schema version, or its run is not complete.
     """
     import xarray as xr
+
+    import crdist.accessor  # noqa: F401  gives what is opened its accessor
 
     status = open_group(path, PRODUCTS_SCHEMA).attrs.get("status")
     if status != "complete" and not allow_partial:

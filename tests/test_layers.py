@@ -30,8 +30,8 @@ FORBIDDEN = {
     "crdist_dashboards": {"jax*", "nifty*", "crdist_inference"},
 }
 
-MAY_KNOW_THE_STAGES = ("crdist", "crdist.cli", "crdist.commands.*", "crdist.demo")
-"""The public names and the command line; they import the stages when asked, not when imported."""
+MAY_KNOW_THE_STAGES = ("crdist", "crdist.accessor", "crdist.cli", "crdist.commands.*", "crdist.demo")
+"""The public names, the accessor and the command line; they import the stages when asked, not when imported."""
 
 
 def modules(package):
