@@ -84,6 +84,8 @@ class MapView:
     """Axis that the plane lies across or that was integrated along."""
     at_kpc: float | None = None
     """Place of the plane on that axis; None for a projection."""
+    thinned: bool = False
+    """Whether only some of the voxels are shown; a smaller window shows more of them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,7 +6,9 @@ internet and writes nothing but that socket.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import getpass
 import logging
 import os
@@ -122,6 +124,11 @@ def serve(
         end = stack.enter_context(_ending_on_signals(loop, stack))
         http.add_sockets(sockets)
         server.start()
+        if warm:
+            loop.run_sync(lambda: _first_page(place, access, address))
+            # what every session shares need not be looked through by each collection
+            gc.collect()
+            gc.freeze()
         for line in _directions(stores, place, access, address):
             tell(line)
         loop.start()
@@ -131,10 +138,20 @@ def serve(
         end()
 
 
+async def _first_page(place: Place, access: Access, address: str) -> None:
+    """Ask for a page as a browser does: templates and scripts are then read, and their versions known."""
+    if place.port is None:
+        reader, writer = await asyncio.open_unix_connection(address)
+    else:
+        reader, writer = await asyncio.open_connection(place.address, int(address))
+    cookie = f"Cookie: {access.cookie}={access.token}\r\n" if access.token else ""
+    writer.write(f"GET {access.prefix}/ HTTP/1.1\r\nHost: localhost\r\n{cookie}Connection: close\r\n\r\n".encode())
+    await reader.read()
+    writer.close()
+
+
 def _server(stores: Stores, access: Access, loop: Any, *, xheaders: bool) -> tuple[BaseServer, HTTPServer]:
     """Bokeh's server, behind the gate."""
-    from bokeh.core.validation import silence
-    from bokeh.core.validation.warnings import EMPTY_LAYOUT
     from bokeh.server.server import BaseServer
     from bokeh.server.tornado import BokehTornado
     from bokeh.settings import settings
@@ -148,8 +165,8 @@ def _server(stores: Stores, access: Access, loop: Any, *, xheaders: bool) -> tup
     settings.resources.set_value("server")
     os.environ.pop("BOKEH_ALLOW_WS_ORIGIN", None)
     config.autoreload = False
-    # a tab that has not been opened yet
-    silence(EMPTY_LAYOUT, True)
+    # a walk through all models of a page, twice for each; the tests have looked
+    settings.perform_document_validation.set_value(False)
     applications = build_applications(lambda: build(stores), title=page_title(stores), location=True)
     app = BokehTornado(
         applications,
@@ -236,7 +253,9 @@ def _ending_on_signals(loop: Any, stack: contextlib.ExitStack) -> Iterator[Calla
     def give_up() -> None:
         if not ended.wait(END_SECONDS):
             logger.error("the server did not end within %g s and is stopped", END_SECONDS)
-            stack.close()
+            # handlers of signals cannot be put back from a thread; the socket is removed all the same
+            with contextlib.suppress(Exception):
+                stack.close()
             os._exit(1)
 
     def stop(*_: Any) -> None:

@@ -116,6 +116,23 @@ def test_maps_of_a_triptych_zoom_together(page):
         assert other.figure.y_range is first.figure.y_range
 
 
+def test_zooming_into_a_plane_that_is_shown_in_part_shows_all_of_the_window(folder, source, monkeypatch):
+    monkeypatch.setattr(maps, "MAX_PIXELS", 12)
+    triptych = Page(Stores((folder / "first.zarr",))).tabs["slices"].triptych
+    whole = triptych.maps[0].view
+    assert whole.thinned
+    assert whole.values.shape == (12, 12)
+    triptych._looked(-2.0, 2.0, -1.0, 3.0)
+    near = triptych.maps[0].view
+    assert near.extent == (-3.0, 3.0, -2.0, 4.0)
+    assert not near.thinned
+    np.testing.assert_array_equal(near.values, source.read("midplane", "mean")[9:15, 10:16].T)
+    assert near.scale == whole.scale
+    assert triptych.maps[0].figure.x_range.reset_end == 12.0
+    triptych._looked(-12.0, 12.0, -12.0, 12.0)
+    assert triptych.maps[0].view.extent == whole.extent
+
+
 def test_another_store_is_shown_when_it_is_chosen(page, folder):
     before = page.tabs["slices"].triptych.maps[0].view.values
     page.state.store = "second"

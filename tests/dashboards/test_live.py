@@ -6,10 +6,10 @@ from bokeh.models import LinearColorMapper, LogColorMapper
 
 from crdist_dashboards.app.live import OUTSIDE, LiveMap, bar_ticks
 from crdist_dashboards.app.live_mosaic import LiveMosaic
-from crdist_dashboards.app.live_profile import LiveProfile
+from crdist_dashboards.app.live_profile import LiveProfile, power_shown
 from crdist_dashboards.products import ProductsSource
 from crdist_dashboards.render.holoviews import to_holoviews
-from crdist_dashboards.scales import GREY, MASKED, ColourScale, palette
+from crdist_dashboards.scales import GREY, MASKED, ColourScale, palette, unicode_units
 from crdist_dashboards.views import maps, samples, sky
 from crdist_dashboards.views.profiles import profile_view
 from served import make_store
@@ -127,11 +127,25 @@ def test_profile_keeps_its_figure_and_gets_new_values(source):
     if live.view.up_kind == first.up_kind:
         assert live.figure is figure
     live.show(second)
-    factor = 10.0**second.power
+    factor = 10.0 ** power_shown(second)
     drawn = live._sources["mean"].data["y"]
     np.testing.assert_allclose(drawn, second.mean / factor)
     assert live.figure.y_range.start == pytest.approx(second.y_limits[0] / factor)
     assert len(live._sources["samples"].data["xs"]) == second.n_sample
+
+
+def test_a_logarithmic_profile_has_short_numbers_that_differ(source):
+    view = profile_view(source, "radial", scale="log", literature=False)
+    assert view.up_kind == "log"
+    live = LiveProfile()
+    live.show(view)
+    axis = live.figure.yaxis[0]
+    labels = list(axis.major_label_overrides.values())
+    assert len(labels) == len(set(labels)) >= 2
+    assert max(map(len, labels)) <= 4
+    assert axis.axis_label.endswith(f"[{unicode_units('GeV-1 cm-3', power_shown(view))}]")
+    low, high = np.array(view.y_limits) / 10.0 ** power_shown(view)
+    assert all(low <= place <= high for place in axis.ticker.ticks)
 
 
 def test_mosaic_is_encoded_with_the_common_scale_and_finds_what_is_tapped(source):

@@ -69,6 +69,8 @@ class LiveMap:
         Of another map, to zoom and pan together.
     on_tap, on_pointer : callable, optional
         Called with the place of a tap, and of the pointer, some 20 times a second at most.
+    on_window : callable, optional
+        Called with left, right, bottom and top of what is looked at, after it has changed.
     height : int
         Pixels, until the browser has told how wide it is.
     """
@@ -81,8 +83,10 @@ class LiveMap:
         y_range: Range1d | None = None,
         on_tap: Place | None = None,
         on_pointer: Place | None = None,
+        on_window: Callable[[float, float, float, float], None] | None = None,
         height: int = 380,
     ) -> None:
+        from bokeh.events import RangesUpdate
         from bokeh.models import ColumnDataSource, CustomJS, Image, LinearColorMapper, Range1d, Span
         from bokeh.plotting import figure
 
@@ -124,10 +128,13 @@ class LiveMap:
         for span in self._cross:
             self.figure.add_layout(span)
         self.bars: dict[str, Any] = {}
-        self._add_bars()
+        """By kind of scale; each made when it is first needed."""
+        self._has_labels = False
         self._add_tools()
         style_figure(self.figure, theme)
         self._listen(on_tap, on_pointer)
+        if on_window is not None:
+            self.figure.on_event(RangesUpdate, lambda event: on_window(event.x0, event.x1, event.y0, event.y1))
 
     @property
     def ranges(self) -> dict[str, Range1d]:
@@ -187,6 +194,8 @@ class LiveMap:
     def _show_bar(self, view: MapView | SkyView) -> None:
         scale = view.scale
         low, high = scale.bar
+        if scale.kind not in self.bars:
+            self._add_bar(scale.kind)
         for kind, bar in self.bars.items():
             if kind == scale.kind:
                 _set(bar.color_mapper, palette=list(palette(view.colours)[:MASKED]), low=low, high=high)
@@ -215,6 +224,9 @@ class LiveMap:
             "halo": [style[2] + 1.6 for style in styles],
             "label": [curve.label or curve.kind for curve in curves],
         }
+        if texts and not self._has_labels:
+            self._has_labels = True
+            self._draw_labels()
         self._labels.data = {
             "x": [text[0] for text in texts],
             "y": [text[1] for text in texts],
@@ -230,7 +242,7 @@ class LiveMap:
         }
 
     def _draw_overlays(self) -> None:
-        from bokeh.models import HoverTool, MultiLine, Scatter, Text
+        from bokeh.models import HoverTool, MultiLine, Scatter
 
         lines: dict[str, Any] = {"xs": "xs", "ys": "ys", "line_dash": "dash"}
         halo = MultiLine(line_color="around", line_alpha=0.35, line_width="halo", **lines)
@@ -238,6 +250,16 @@ class LiveMap:
         marks: dict[str, Any] = {"x": "x", "y": "y", "marker": "marker", "fill_color": None, "size": 11}
         around = Scatter(line_color="around", line_alpha=0.5, line_width=4, **marks)
         mark = Scatter(line_color="colour", line_width=1.6, **marks)
+        self.figure.add_glyph(self._curves, halo)
+        curves = self.figure.add_glyph(self._curves, line)
+        self.figure.add_glyph(self._marks, around)
+        points = self.figure.add_glyph(self._marks, mark)
+        # names of arms on the map itself would hide it
+        self.figure.add_tools(HoverTool(renderers=[curves, points], tooltips="@label", visible=False))
+
+    def _draw_labels(self) -> None:
+        from bokeh.models import Text
+
         text = Text(
             x="x",
             y="y",
@@ -250,42 +272,32 @@ class LiveMap:
             padding=2,
             border_radius=3,
         )
-        self.figure.add_glyph(self._curves, halo)
-        curves = self.figure.add_glyph(self._curves, line)
-        self.figure.add_glyph(self._marks, around)
-        points = self.figure.add_glyph(self._marks, mark)
         self.figure.add_glyph(self._labels, text)
-        # names of arms on the map itself would hide it
-        self.figure.add_tools(HoverTool(renderers=[curves, points], tooltips="@label", visible=False))
 
-    def _add_bars(self) -> None:
+    def _add_bar(self, kind: str) -> None:
         from bokeh.models import BasicTicker, ColorBar, FixedTicker, LinearColorMapper, LogColorMapper
 
-        theme = self._theme
-        for kind, mapper, ticker in (
-            ("linear", LinearColorMapper, BasicTicker(desired_num_ticks=6)),
-            ("log", LogColorMapper, FixedTicker()),
-        ):
-            bar = ColorBar(
-                color_mapper=mapper(palette=[GREY], low=1, high=2),
-                ticker=ticker,
-                width=12,
-                padding=2,
-                label_standoff=5,
-                border_line_color=None,
-                bar_line_color=theme.faint,
-                background_fill_color=theme.ground,
-                title_text_color=theme.text,
-                title_text_font_style="normal",
-                title_text_font_size="11px",
-                title_standoff=6,
-                major_label_text_color=theme.text,
-                major_label_text_font_size="11px",
-                major_tick_line_color=theme.faint,
-                visible=False,
-            )
-            self.bars[kind] = bar
-            self.figure.add_layout(bar, "right")
+        theme, mapper = self._theme, LogColorMapper if kind == "log" else LinearColorMapper
+        bar = ColorBar(
+            color_mapper=mapper(palette=[GREY], low=1, high=2),
+            ticker=FixedTicker() if kind == "log" else BasicTicker(desired_num_ticks=6),
+            width=12,
+            padding=2,
+            label_standoff=5,
+            border_line_color=None,
+            bar_line_color=theme.faint,
+            background_fill_color=theme.ground,
+            title_text_color=theme.text,
+            title_text_font_style="normal",
+            title_text_font_size="11px",
+            title_standoff=6,
+            major_label_text_color=theme.text,
+            major_label_text_font_size="11px",
+            major_tick_line_color=theme.faint,
+            visible=False,
+        )
+        self.bars[kind] = bar
+        self.figure.add_layout(bar, "right")
 
     def _add_tools(self) -> None:
         from bokeh.models import BoxZoomTool, PanTool, ResetTool, WheelZoomTool

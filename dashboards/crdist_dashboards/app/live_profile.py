@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from crdist_dashboards.app.live import bar_ticks
 from crdist_dashboards.app.theme import LIGHT, Theme, style_figure
 from crdist_dashboards.records import Line, Points, ProfileView
-from crdist_dashboards.scales import unicode_units
+from crdist_dashboards.scales import ColourScale, power_of_ten, unicode_units
 
 if TYPE_CHECKING:
     from bokeh.plotting import figure as Figure
 
-__all__ = ["LiveProfile"]
+__all__ = ["LiveProfile", "power_shown"]
 
 BAND_ALPHA = (0.18, 0.36)
 DASHES = {
@@ -68,7 +69,7 @@ class LiveProfile:
                 self._sources[name].data = data
         figure = self._figure
         assert figure is not None
-        factor = 10.0**view.power
+        factor = 10.0 ** power_shown(view)
         for range_, (low, high) in ((figure.x_range, view.x_limits), (figure.y_range, _scaled(view.y_limits, factor))):
             range_.update(start=low, end=high, reset_start=low, reset_end=high)
         is_said = view.quantity.lower() in view.title.lower()
@@ -76,14 +77,35 @@ class LiveProfile:
         figure.xaxis[0].axis_label = _label(view.across.label, view.across.units, 0)
         # a name that is longer than the axis stands in the title only
         name = view.up.label if len(view.up.label) * 7 < self._height - 90 else ""
-        figure.yaxis[0].axis_label = _label(name, view.up.units, view.power)
+        figure.yaxis[0].axis_label = _label(name, view.up.units, power_shown(view))
+        if view.up_kind == "log":
+            self._show_ticks(view)
         for item, label in zip(self._items, _labels_of(view), strict=True):
             item.label = {"value": label}
         if self.pane.object is not figure:
             self.pane.object = figure
 
+    def _show_ticks(self, view: ProfileView) -> None:
+        """Short numbers at the ticks of a logarithmic axis; its label has their power of ten."""
+        assert self._figure is not None
+        low, high = _scaled(view.y_limits, 10.0 ** power_shown(view))
+        ticks = bar_ticks(ColourScale(low, high, "log", 0, "neither"))
+        axis = self._figure.yaxis[0]
+        axis.ticker.ticks = [place for place, _ in ticks]
+        axis.major_label_overrides = dict(ticks)
+
     def _make(self, view: ProfileView) -> Figure:
-        from bokeh.models import ColumnDataSource, Legend, LegendItem, MultiLine, Range1d, Scatter, Segment, VArea
+        from bokeh.models import (
+            ColumnDataSource,
+            FixedTicker,
+            Legend,
+            LegendItem,
+            MultiLine,
+            Range1d,
+            Scatter,
+            Segment,
+            VArea,
+        )
         from bokeh.models import Line as CurveGlyph
         from bokeh.plotting import figure
 
@@ -99,6 +121,8 @@ class LiveProfile:
             title="",
         )
         plot.toolbar.logo, plot.toolbar.autohide = None, True
+        if view.up_kind == "log":
+            plot.yaxis[0].ticker = FixedTicker()
         plot.min_border = 4
         plot.min_border_right = 14
         self._sources = {name: ColumnDataSource(data) for name, data in _data_of(view).items()}
@@ -151,6 +175,13 @@ class LiveProfile:
         return plot
 
 
+def power_shown(view: ProfileView) -> int:
+    """The power of ten in units of which a profile's axis is labelled: a logarithmic one has short numbers, too."""
+    if view.up_kind == "linear" or view.power:
+        return view.power
+    return power_of_ten(view.y_limits[1])
+
+
 def _line_style(line: Line, i: int, theme: Theme) -> dict[str, Any]:
     colours = {"fit": theme.fit, "truth": theme.points[1], "mean": theme.points[i % len(theme.points)]}
     return {
@@ -178,7 +209,7 @@ def _labels_of(view: ProfileView) -> list[str]:
 
 def _data_of(view: ProfileView) -> dict[str, dict[str, Any]]:
     """What the sources hold, by their names; values in the unit of the axis."""
-    factor = 10.0**view.power
+    factor = 10.0 ** power_shown(view)
     x = np.asarray(view.x, np.float64)
     data: dict[str, dict[str, Any]] = {}
     for i, band in enumerate(view.bands):

@@ -193,7 +193,7 @@ def build(stores: Stores) -> Any:
         content = page.view
         if pn.state.curdoc is not None and pn.state.curdoc.session_context is not None:
             pn.state.add_periodic_callback(page.grow, period=GROWTH_MS)
-    template = pn.Template((Path(__file__).parent / "page.html").read_text(), nb_template=None)
+    template = _Template((Path(__file__).parent / "page.html").read_text(), nb_template=None)
     # else the browser's address bar does not follow
     template.location = location is not None
     template.add_variable("theme", theme)
@@ -202,14 +202,25 @@ def build(stores: Stores) -> Any:
     return template
 
 
+class _Template(pn.Template):  # type: ignore[misc]
+    """A template of Panel's, which writes down its whole page in words when it is given one."""
+
+    def __repr__(self) -> str:
+        return "page"
+
+
 def page_title(stores: Stores) -> str:
     """Title of the browser's tab."""
     return f"{', '.join(stores.names)} | crdist"
 
 
 def warm_up(stores: Stores) -> None:
-    """Make a page as a browser would ask for it, so that libraries are loaded and planes read."""
-    Page(stores).view.get_root()
+    """Open every tab as a browser would, so that libraries are loaded and planes, scales and rasters are kept."""
+    page = Page(stores)
+    page.view.get_root()
+    for name, tab in page.tabs.items():
+        if not tab.product or getattr(page.state, tab.product) is not None:
+            page.state.tab = name
 
 
 def state_of(stores: Stores) -> State:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from crdist.errors import CrdistError
@@ -12,7 +13,7 @@ from crdist_dashboards.app.stores import Stores
 from crdist_dashboards.app.theme import Theme
 from crdist_dashboards.products import ProductsSource
 
-__all__ = ["Session", "Tab"]
+__all__ = ["Session", "Tab", "at_once"]
 
 logger = logging.getLogger("crdist")
 
@@ -73,10 +74,28 @@ class Session:
         return any(source.status != "complete" for source in (self.source, self.other) if source is not None)
 
 
+@contextlib.contextmanager
+def at_once(*, is_new: bool = False) -> Iterator[None]:
+    """What changes inside is sent as one message.
+
+    Parameters
+    ----------
+    is_new : bool
+        Whether models are added: the page's models are then looked through once, at the end, not at each change. Where
+        none is added, that one look would be most of a slider's step.
+    """
+    import panel as pn
+
+    with pn.io.hold(pn.state.curdoc, freeze=is_new):
+        yield
+
+
 class Tab:
     """A tab, filled when it is first opened; what goes wrong in it is said in it."""
 
     title = ""
+    product = ""
+    """Parameter of the state that names what it shows, if one does."""
     watches: tuple[str, ...] = ()
     """Parameters of the state that change what it shows."""
 
@@ -105,20 +124,23 @@ class Tab:
 
     def open(self) -> None:
         """Show it, built and up to date."""
-        if not self.built:
-            self.safely(self._fill)
-        if self.built and self.stale:
-            self.stale = False
-            self.safely(self._update)
-
-    def _fill(self) -> None:
-        self._body.objects = self._build()
-        self.built = True
+        with at_once(is_new=not self.built):
+            parts: list[Any] = []
+            if not self.built:
+                self.safely(lambda: parts.extend(self._build()))
+                self.built = bool(parts)
+            if self.built and self.stale:
+                self.stale = False
+                self.safely(self._update)
+            if parts:
+                # last: what belongs to a page already is looked through at each change
+                self._body.objects = parts
 
     def safely(self, do: Callable[[], Any]) -> None:
         """Do something; an error becomes a message in this tab, and in the log."""
         try:
-            do()
+            with at_once():
+                do()
         except CrdistError as error:
             logger.warning("tab %s: %s", self.title, error)
             self.say(str(error))

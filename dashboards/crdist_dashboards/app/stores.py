@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from crdist.errors import RecipeError
 from crdist_dashboards.products import ProductsSource
+
+if TYPE_CHECKING:
+    from crdist_dashboards.views.inference import InferenceSource
 
 __all__ = ["Stores"]
 
@@ -62,11 +65,26 @@ class Stores:
         """Open the products of the gas, if there are any."""
         return ProductsSource(self.gas) if self.gas is not None else None
 
-    def inference_source(self) -> Any:
-        """Open what the inference stored, if there is a posterior."""
+    def inference_source(self) -> InferenceSource | None:
+        """What the inference stored, if there is a posterior; all pages share it, and it is current.
+
+        Raises
+        ------
+        SchemaError
+            If it is gone, damaged or none.
+        """
+        if self.posterior is None:
+            return None
+        source = self._inference
+        source.refresh()
+        return source
+
+    @cached_property
+    def _inference(self) -> InferenceSource:
         from crdist_dashboards.views.inference import InferenceSource
 
-        return InferenceSource(self.posterior) if self.posterior is not None else None
+        assert self.posterior is not None
+        return InferenceSource(self.posterior)
 
     def check(self) -> None:
         """Open every store once.

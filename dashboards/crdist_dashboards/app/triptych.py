@@ -13,11 +13,18 @@ from crdist_dashboards.app.live import LiveMap
 from crdist_dashboards.app.live_profile import LiveProfile
 from crdist_dashboards.app.session import Session
 from crdist_dashboards.records import MapView, ProfileView
+from crdist_dashboards.views.planes import Window
 
 __all__ = ["FLAT", "Triptych", "notes_of", "readout", "share"]
 
 FLAT = 0.45
 """Maps flatter than this (height / width) stand above each other."""
+
+SETTLE_MS = 150
+"""A window is taken up this long after it began to change."""
+
+MARGIN = 0.25
+"""Of a window, beyond each of its sides."""
 
 Lines = Callable[[float, float], tuple[ProfileView, ProfileView]]
 Value = Callable[[float, float], str]
@@ -35,6 +42,8 @@ class Triptych:
         One line of text on a point.
     safely : callable
         Does something, and shows its error.
+    zoomed : callable, optional
+        Called when `window` has changed: maps of it show more of a large plane.
     n_map : int
     """
 
@@ -45,16 +54,25 @@ class Triptych:
         lines: Lines,
         value: Value,
         safely: Callable[[Callable[[], Any]], None],
+        zoomed: Callable[[], None] | None = None,
         n_map: int = 3,
     ) -> None:
         import panel as pn
 
         self._session = session
         self._lines, self._value, self._safely = lines, value, safely
+        self._zoomed = zoomed
+        self.window: Window | None = None
+        """What is looked at of a plane that is shown in part only, kpc; None for the whole."""
+        self._asked: Window | None = None
+        self._waiting = False
+        self._is_thinned = False
+        self._middle = (0.0, 0.0)
         self.maps: list[LiveMap] = []
         for _ in range(n_map):
-            ranges = self.maps[0].ranges if self.maps else {}
-            live = LiveMap(theme=session.theme, on_tap=self._tapped, on_pointer=self._pointed, **ranges)
+            # one of the maps says for all what is looked at
+            shared: dict[str, Any] = self.maps[0].ranges if self.maps else {"on_window": self._looked}
+            live = LiveMap(theme=session.theme, on_tap=self._tapped, on_pointer=self._pointed, **shared)
             self.maps.append(live)
         self.profiles = (LiveProfile(theme=session.theme, height=240), LiveProfile(theme=session.theme, height=240))
         self._extent: tuple[float, float, float, float] | None = None
@@ -76,7 +94,11 @@ class Triptych:
         for live, view in zip(self.maps, views, strict=True):
             live.show(view)
         left, right, bottom, top = extent = views[0].extent
-        if extent != self._extent:
+        if self.window is None:
+            self._is_thinned = any(view.thinned for view in views)
+            sun = next((mark for mark in views[0].marks if mark.kind == "sun"), None)
+            self._middle = (sun.x, sun.y) if sun is not None else ((left + right) / 2, (bottom + top) / 2)
+        if self.window is None and extent != self._extent:
             self._extent = extent
             for live in self.maps:
                 live.frame(extent)
@@ -108,13 +130,32 @@ class Triptych:
         state = self._session.state
         assert self._extent is not None
         left, right, bottom, top = self._extent
-        view = self.maps[0].view
-        assert isinstance(view, MapView)
-        sun = next((mark for mark in view.marks if mark.kind == "sun"), None)
-        middle = (sun.x, sun.y) if sun is not None else ((left + right) / 2, (bottom + top) / 2)
-        x = state.x if state.x is not None else middle[0]
-        y = state.y if state.y is not None else middle[1]
+        x = state.x if state.x is not None else self._middle[0]
+        y = state.y if state.y is not None else self._middle[1]
         return min(max(x, left), right), min(max(y, bottom), top)
+
+    def _looked(self, left: float, right: float, bottom: float, top: float) -> None:
+        """Take up what is looked at, once it has not changed for a moment."""
+        import panel as pn
+
+        self._asked = (left, right, bottom, top)
+        if self._extent is None or self._zoomed is None or not self._is_thinned or self._waiting:
+            return
+        if pn.state.curdoc is None or pn.state.curdoc.session_context is None:
+            self._look()
+            return
+        self._waiting = True
+        pn.state.curdoc.add_timeout_callback(self._look, SETTLE_MS)
+
+    def _look(self) -> None:
+        self._waiting = False
+        assert self._asked is not None
+        assert self._extent is not None
+        assert self._zoomed is not None
+        window = _within(self._asked, self._extent)
+        if window != self.window:
+            self.window = window
+            self._zoomed()
 
     def _tapped(self, x: float, y: float) -> None:
         if self._extent is None:
@@ -134,6 +175,25 @@ class Triptych:
 
     def _point(self, text: str) -> None:
         self._readout.object = escape(text or "Point at a map to read its values; tap to move the crosshair.")
+
+
+def _within(asked: Window, extent: Window) -> Window | None:
+    """The part of an extent to make maps of for what is looked at, with a margin to pan into; None for the whole.
+
+    Examples
+    --------
+    >>> _within((0.0, 1.0, 0.0, 1.0), (-8.0, 8.0, -8.0, 8.0))
+    (-0.25, 1.25, -0.25, 1.25)
+    >>> _within((-9.0, 8.0, -8.0, 8.0), (-8.0, 8.0, -8.0, 8.0)) is None
+    True
+    """
+    found = []
+    for low, high, first, last in zip(asked[::2], asked[1::2], extent[::2], extent[1::2], strict=True):
+        margin = MARGIN * (high - low)
+        found += [max(low - margin, first), min(high + margin, last)]
+    left, right, bottom, top = found
+    is_none = not (left < right and bottom < top)
+    return None if is_none or (left, right, bottom, top) == extent else (left, right, bottom, top)
 
 
 def readout(session: Session) -> Any:

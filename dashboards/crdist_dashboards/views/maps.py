@@ -210,6 +210,7 @@ def _map_view(
         frame=source.frame,
         axis=cut.axis,
         at_kpc=cut.at_kpc,
+        thinned=across.every > 1 or up.every > 1,
     )
 
 

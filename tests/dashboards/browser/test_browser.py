@@ -1,10 +1,12 @@
 """The dashboard in a real browser, on a real server: what is drawn, what is asked for, what a link opens."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from crdist_dashboards.app.downloads import FORMATS
 from served import Server, make_store
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -110,14 +112,102 @@ def test_the_pointer_reads_values(watched, server):
     watched.page.wait_for_selector("text=/GeV⁻¹ cm⁻³ .mean \\/ std/", timeout=20_000)
 
 
-def test_a_file_is_downloaded(watched, server, tmp_path):
+MODELS = "Array.from(Bokeh.documents[0]._all_models.values())"
+TITLES = f"{MODELS}.filter(m => m.type === 'Title').map(m => m.text).join(' ')"
+RANGES = f"{MODELS}.filter(m => m.type === 'Figure').map(m => [m.x_range.start, m.x_range.end])"
+
+
+def maps_of(page):
+    """What is drawn on the three maps."""
+    return [page.locator("canvas:visible").nth(i).screenshot() for i in range(3)]
+
+
+def test_a_step_of_the_slider_changes_the_maps_their_titles_and_the_link(watched, server):
+    watched.open(server, "&slice=volume")
+    page = watched.page
+    before, titles = maps_of(page), page.evaluate(TITLES)
+    page.locator(".noUi-handle:visible").first.press("ArrowRight")
+    page.wait_for_function(f"{TITLES} !== {titles!r}", timeout=20_000)
+    watched.settle()
+    assert all(old != new for old, new in zip(before, maps_of(page), strict=True))
+    assert "at=" in page.url
+
+
+def test_maps_move_together_and_come_back(watched, server):
     watched.open(server)
-    with watched.page.expect_download(timeout=60_000) as download:
-        watched.page.get_by_text("Download", exact=True).first.click()
-    path = tmp_path / "file"
-    download.value.save_as(path)
-    assert path.read_bytes().startswith(b"\x89PNG")
-    assert download.value.suggested_filename.endswith(".png")
+    page = watched.page
+    before, ranges = maps_of(page), page.evaluate(RANGES)
+    box = page.locator("canvas:visible").nth(0).bounding_box()
+    x, y = box["x"] + 0.4 * box["width"], box["y"] + 0.5 * box["height"]
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 40, y + 10, steps=4)
+    page.mouse.up()
+    watched.settle()
+    assert all(old != new for old, new in zip(before, maps_of(page), strict=True))
+    moved = page.evaluate(RANGES)
+    assert moved[0] == moved[1] == moved[2] != ranges[0]
+    page.mouse.move(x, y)
+    page.locator("[title=Reset]:visible").first.click()
+    watched.settle()
+    assert page.evaluate(RANGES)[:3] == ranges[:3]
+
+
+STARTS = {
+    "PNG": b"\x89PNG",
+    "SVG": b"<?xml",
+    "PDF": b"%PDF",
+    "CSV": b"# title",
+    "FITS": b"SIMPLE",
+    "Zarr, zipped": b"PK",
+}
+
+
+def test_a_file_of_each_format_is_downloaded(watched, server, tmp_path):
+    watched.open(server)
+    page = watched.page
+    for format_, start in STARTS.items():
+        page.locator("select:visible").filter(has_text="FITS").first.select_option(format_)
+        page.wait_for_timeout(500)
+        with page.expect_download(timeout=60_000) as download:
+            page.get_by_text("Download", exact=True).first.click()
+        path = tmp_path / "file"
+        download.value.save_as(path)
+        assert path.read_bytes().startswith(start)
+        assert download.value.suggested_filename.endswith(FORMATS[format_])
+
+
+def test_dark_is_dark_and_stays_in_the_link(watched, server):
+    watched.open(server, "&theme=dark&tab=profiles")
+    ground = watched.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert max(int(part) for part in ground[4:-1].split(",")) < 60
+    assert "theme=dark" in watched.page.url
+
+
+def test_a_store_that_is_damaged_is_said_in_its_tab_and_the_others_go_on(browser, tmp_path):
+    path = make_store(tmp_path / "n30.zarr")
+    chunk = next(file for file in (path / "radial" / "per_sample" / "c").rglob("*") if file.is_file())
+    whole = bytearray(chunk.read_bytes())
+    own = Server(path, "--tcp", "--port", "0")
+    try:
+        watched = Watched(browser)
+        watched.open(own)
+        # in what tells the codec: the arrays of this store have no checksum
+        whole[0] ^= 0xFF
+        chunk.write_bytes(whole)
+        watched.page.get_by_text("Profiles", exact=True).click()
+        watched.page.wait_for_selector(".alert-danger:visible", timeout=20_000)
+        watched.page.wait_for_selector("text=radial/per_sample", timeout=20_000)
+        shutil.rmtree(path)
+        watched.page.get_by_text("Sky", exact=True).click()
+        watched.page.wait_for_selector(".alert-danger:visible", timeout=20_000)
+        watched.page.get_by_text("Slices", exact=True).click()
+        watched.settle()
+        assert watched.page.locator("canvas:visible").count() >= 3
+        watched.check(own)
+        watched.page.context.close()
+    finally:
+        own.end()
 
 
 @pytest.mark.slow

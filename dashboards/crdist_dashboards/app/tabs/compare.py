@@ -20,6 +20,7 @@ class CompareTab(Tab):
     """A map that two stores have."""
 
     title = "Compare"
+    product = "compared"
     watches = ("compared", "axis", "at", "scale", "overlays", "x", "y")
 
     def __init__(self, session: Session) -> None:

@@ -20,18 +20,18 @@ STATISTICS = ("mean", "std", "significance")
 class _MapsTab(Tab):
     """What both have in common."""
 
-    product = ""
-    """Parameter of the state that names the product."""
-
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         self._drawn: tuple[Any, ...] = ()
+        self._plane_shown: tuple[str, ...] = ()
         self.triptych: Triptych
 
     def _build(self) -> list[Any]:
         if getattr(self.state, self.product) is None:
             raise SchemaError(f"{self.session.source.path}: holds no product for this tab")
-        self.triptych = Triptych(self.session, lines=self._lines, value=self._value, safely=self.safely)
+        self.triptych = Triptych(
+            self.session, lines=self._lines, value=self._value, safely=self.safely, zoomed=self._zoomed
+        )
         files = self.triptych.downloads(
             STATISTICS, lambda: f"{self.state.store}-{getattr(self.state, self.product)}", self.say
         )
@@ -45,13 +45,20 @@ class _MapsTab(Tab):
             raise SchemaError(
                 f"{self.session.source.path}: product {info.name} has no {missing}; ask for it in the recipe"
             )
+        plane = info.name, *(dim for dim in info.dims if dim != self._plane().get("axis"))
+        if plane != self._plane_shown:
+            self._plane_shown, self.triptych.window = plane, None
         # a tap moves the crosshair only
-        key = self._key()
+        key = *self._key(), self.triptych.window
         if key != self._drawn:
             self.triptych.show(self._views(statistics))
             self._drawn = key
         else:
             self.triptych.cross()
+
+    def _zoomed(self) -> None:
+        self.stale = True
+        self.open()
 
     def _info(self) -> ProductInfo:
         return self.session.source.info(getattr(self.state, self.product))
@@ -77,6 +84,12 @@ class _MapsTab(Tab):
         return found.text if found is not None else ""
 
 
+class _PlaneSlider(pn.widgets.FloatSlider):  # type: ignore[misc]
+    """A slider whose steps are cheap; those that come while one is drawn are taken together."""
+
+    _debounce = 5  # ms; by default Panel waits 50
+
+
 class SlicesTab(_MapsTab):
     """Slices, and planes of volumes."""
 
@@ -88,13 +101,15 @@ class SlicesTab(_MapsTab):
         param = self.state.param
         product = pn.widgets.Select.from_param(param.slice, label="Product", width=190)
         self._axis = pn.widgets.RadioButtonGroup.from_param(param.axis, label="Across", width=130, align="end")
-        self._at = pn.widgets.FloatSlider(label="Plane", width=380, margin=(5, 15), format="0.000")
+        self._at = _PlaneSlider(label="Plane", width=380, margin=(5, 15), format="0.000")
         self._at.param.watch(self._moved, "value")
         return pn.FlexBox(product, self._axis, self._at, align_items="end")
 
     def _moved(self, event: Any) -> None:
-        if event.new != self.state.at:
-            self.state.at = float(event.new)
+        # a browser's sum of steps is not the number that we have rounded
+        at = round(float(event.new), 9)
+        if at != round(self.state.at, 9):
+            self.state.at = at
 
     def _update(self) -> None:
         info = self._info()
@@ -121,6 +136,7 @@ class SlicesTab(_MapsTab):
 
     def _views(self, statistics: list[str]) -> tuple[Any, ...]:
         options = {"scale": self.state.scale, "overlays": self.state.overlays, **self._plane()}
+        options["window"] = self.triptych.window
         return tuple(maps.slice_view(self.session.source, self._info().name, name, **options) for name in statistics)
 
 
@@ -148,6 +164,7 @@ class ProjectionsTab(_MapsTab):
                 name,
                 scale=self.state.scale,
                 overlays=self.state.overlays,
+                window=self.triptych.window,
                 contours=gas,
             )
             for name in statistics

@@ -20,6 +20,7 @@ class ProfilesTab(Tab):
     """Profiles of a store, one large and the others below."""
 
     title = "Profiles"
+    product = "profile"
     watches = ("profile", "literature")
 
     def __init__(self, session: Session) -> None:

@@ -69,6 +69,8 @@ class RunTab(Tab):
             for _ in skies:
                 ranges = self._skies[0].ranges if self._skies else {}
                 self._skies.append(LiveMap(theme=self.session.theme, **ranges))
+            for live, view in zip(self._skies, skies, strict=True):
+                live.show(view)
             self._sky_grid.objects = [pn.pane.Bokeh(live.figure, sizing_mode="stretch_width") for live in self._skies]
             self._sky_grid.ncols = 3 if len(skies) != 4 else 2
         for live, view in zip(self._skies, skies, strict=True):
@@ -77,9 +79,11 @@ class RunTab(Tab):
         course = tuple(_several(self._inference.course()))
         if len(course) != len(self._course):
             self._course = [LiveProfile(theme=self.session.theme, height=280) for _ in course]
-            self._course_grid.objects = [profile.pane for profile in self._course]
         for profile, profile_view in zip(self._course, course, strict=True):
             profile.show(profile_view)
+        panes = [profile.pane for profile in self._course]
+        if self._course_grid.objects != panes:
+            self._course_grid.objects = panes
 
 
 def _several(views: Any) -> Iterable[Any]:

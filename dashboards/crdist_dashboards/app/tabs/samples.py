@@ -27,6 +27,7 @@ class SamplesTab(Tab):
     """Samples of a product that keeps them."""
 
     title = "Samples"
+    product = "sampled"
     watches = ("sampled", "sample", "difference", "scale", "overlays")
 
     def __init__(self, session: Session) -> None:

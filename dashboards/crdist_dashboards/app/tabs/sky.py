@@ -26,6 +26,7 @@ class SkyTab(Tab):
     """Mean, std and significance on the sky."""
 
     title = "Sky"
+    product = "sky"
     watches = ("sky", "projected", "longitude", "latitude", "size", "scale")
 
     def __init__(self, session: Session) -> None:
