@@ -13,9 +13,12 @@ from crdist_dashboards.app.downloads import FORMATS, file_of
 from crdist_dashboards.app.page import Page, build
 from crdist_dashboards.app.state import from_query, to_query
 from crdist_dashboards.app.stores import Stores
+from crdist_dashboards.app.trust import progress_lines, quality_rows, timing_rows
 from crdist_dashboards.products import ProductsSource
 from crdist_dashboards.views import maps, sky
 from crdist_dashboards.views.profiles import profile_view
+from crdist_postproc.run import run_products
+from galaxies import SMALL_RECIPE, small_posterior
 from served import make_store, set_status
 
 
@@ -248,3 +251,24 @@ def test_a_zipped_zarr_opens_with_xarray(views, tmp_path):
 def test_a_format_that_is_none_is_refused(views):
     with pytest.raises(SchemaError, match=", ".join(FORMATS)):
         file_of(views["map"], "GIF")
+
+
+def test_the_run_tab_says_where_the_run_stands_and_what_to_trust(tmp_path):
+    small_posterior(tmp_path / "p.zarr")
+    report = run_products(tmp_path / "p.zarr", tmp_path / "products.zarr", SMALL_RECIPE)
+    page = Page(Stores((tmp_path / "products.zarr",)), "tab=run")
+    text = page.tabs["run"]._products.object
+    assert "<h3 style='margin:8px 0'>Progress</h3>" in text
+    assert "complete after" in text
+    source = ProductsSource(tmp_path / "products.zarr")
+    quality = dict(quality_rows(source))
+    assert {"midplane", "projection_x", "projection_z", "local_z"} == set(quality)
+    residual = np.asarray(source.read("projection_z", "mass_residual"))
+    assert f"mass residual {residual[np.argmax(np.abs(residual))]:+.2g} in the worst sample" in quality["projection_z"]
+    (ended, _) = timing_rows(source)
+    assert f"{report.blocks_computed} blocks computed" in ended[1]
+
+
+def test_a_store_without_records_has_no_progress(source):
+    assert progress_lines(source) == []
+    assert timing_rows(source) == []

@@ -1,4 +1,4 @@
-"""The tab of the run: how the products were made and, with a posterior, what the inference did."""
+"""The tab of the run: where it stands, how the products were made and, with a posterior, what the inference did."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from crdist_dashboards.app.downloads import downloads
 from crdist_dashboards.app.live import LiveMap
 from crdist_dashboards.app.live_profile import LiveProfile
 from crdist_dashboards.app.session import Session, Tab
+from crdist_dashboards.app.trust import progress_lines, quality_rows, timing_rows
 
 __all__ = ["RunTab"]
 
@@ -58,11 +59,20 @@ class RunTab(Tab):
 
     def _update(self) -> None:
         source = self.session.source
-        self._products.object = _table(f"Products: {self.session.state.store}", _rows_of(source))
+        products = _table(f"Products: {self.session.state.store}", _rows_of(source))
+        run = "".join(
+            [
+                _lines("Progress", progress_lines(source)),
+                _table("Coverage and mass", quality_rows(source)),
+                _table("Time", timing_rows(source)),
+            ]
+        )
         if self._inference is None:
+            self._products.object = run + products
             return
+        self._products.object = products
         self._inference.refresh()
-        self._summary.object = _table("Inference", self._inference.summary())
+        self._summary.object = _table("Inference", self._inference.summary()) + run
         skies = tuple(self._inference.sky_views())
         if len(skies) != len(self._skies):
             self._skies = []
@@ -115,8 +125,19 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
+def _lines(title: str, lines: list[str]) -> str:
+    """Lines of text as they are, escaped."""
+    if not lines:
+        return ""
+    style = "margin:0;white-space:pre-wrap;overflow-wrap:anywhere;font-size:11.5px"
+    return f"<h3 style='margin:8px 0'>{escape(title)}</h3><pre style='{style}'>{escape(chr(10).join(lines))}</pre>"
+
+
 def _table(title: str, rows: Iterable[Any]) -> str:
-    """Rows of name and text as a table; all text is escaped, as files may hold anything."""
+    """Rows of name and text as a table, nothing for none; all text is escaped, as files may hold anything."""
+    rows = list(rows)
+    if not rows:
+        return ""
     cells = "".join(
         f"<tr><td style='{NAME_STYLE}'>{escape(str(name))}</td>"
         f"<td style='overflow-wrap:anywhere'>{escape(_short(str(text)))}</td></tr>"
