@@ -40,12 +40,12 @@ def products_of(frame, shape=SHAPE, *, per_sample=True, quantiles=()):
     native = SphericalGrid.log_spaced(1, 2, 0.1, 20.0)
     flat = CartesianGrid(x, y, Axis(-0.125, 0.125, 1), frame)
     return [
-        SliceMap(name="midplane", axis="z", grid=flat, **common),
+        SliceMap(name="midplane", axis="z", grid=flat, native=native, **common),
         *(
             ProjectionMap(name=f"projection_{axis}", axis=axis, grid=grid, native=native, extend=True, **common)
             for axis in "xyz"
         ),
-        VolumeMap(name="volume", grid=grid, **{**common, "per_sample": False}),
+        VolumeMap(name="volume", grid=grid, native=native, **{**common, "per_sample": False}),
     ]
 
 

@@ -5,45 +5,45 @@ made unless it is asked for: a projection needs the memory of 64 points.
 
 Every function takes ``starts``, shape (n_row, 3), and ``step``, shape (3,), heliocentric kpc, and ``n`` points a row. A
 point outside the grid, or whose value is NaN (masked), is NaN in values and is left out of sums and counts.
+
+With a `Splitting` a point is the centre of a voxel, and what counts is the mean over the voxel, taken at as many places
+as the source's cells there ask for; of a voxel that lies partly outside, over what lies inside.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from crdist_postproc.kernels.approx import FASTMATH, UNCOUNTED, exp
-from crdist_postproc.kernels.field import LOG, N_PADDED, Field
-from crdist_postproc.kernels.lanes import add_four_vectors, add_moments, add_vector, blend_vector
-from crdist_postproc.kernels.locate import FOLLOWING, PLACE_ROWS, SCRATCH_ROWS, TILE, WEIGHT_ROWS, locate_tile
+from crdist_postproc.kernels.approx import FASTMATH, UNCOUNTED
+from crdist_postproc.kernels.field import N_PADDED, Field
+from crdist_postproc.kernels.gather import POINTWISE, Scratch, Splitting, gather_tile, gather_voxels
+from crdist_postproc.kernels.lanes import add_four_vectors, add_moments, add_vector
+from crdist_postproc.kernels.locate import TILE
 
 __all__ = ["bin_rows", "fill_rows", "statistics_rows", "sum_rows"]
 
 # Rows of the moments, behind the pairs of sums
 ORIGIN, CENTRE, SPREAD = 2, 3, 4
-MOMENT_ROWS = 5
+
+NOT_WANTED = np.empty((0, 0), dtype=np.float32)
 
 Points = npt.NDArray[np.float64]
 
 
-class Scratch(NamedTuple):
-    """Room for a tile of 64 points."""
-
-    floats: Points
-    places: npt.NDArray[np.int64]
-    weights: npt.NDArray[np.float32]
-    """As `locate_tile` wants them."""
-    buffer: npt.NDArray[np.float32]
-    """Samples, point after point."""
-    moments: Points
-    """64 pairs of sums, then rows of 64."""
-
-
-def fill_rows(field: Field, starts: Points, step: Points, n: int, first: int = 0) -> npt.NDArray[np.float32]:
+def fill_rows(
+    field: Field,
+    starts: Points,
+    step: Points,
+    n: int,
+    first: int = 0,
+    *,
+    splits: Splitting = POINTWISE,
+    coverage: npt.NDArray[np.float32] | None = None,
+) -> npt.NDArray[np.float32]:
     """The samples at each point.
 
     Parameters
@@ -51,38 +51,54 @@ def fill_rows(field: Field, starts: Points, step: Points, n: int, first: int = 0
     first : int
         Index of the first point: the points are start + k step for k = first .. first + n - 1. A row cut in pieces
         this way gives the same bits.
+    splits : Splitting
+        Where points stand for voxels that are split.
+    coverage : ndarray of float32, shape (n_row, n), optional
+        Gets the part of each voxel that lies inside the grid; of a point, 0 or 1.
 
     Returns
     -------
     ndarray of float32, shape (n_row, n, n_sample), unit of the samples
     """
     out = np.empty((len(starts), n, field.n_sample), dtype=np.float32)
-    _fill(*_arguments(field, starts, step), first, n, field.n_sample, out)
+    covered = NOT_WANTED if coverage is None else coverage
+    _fill(*_arguments(field, starts, step), splits, first, n, field.n_sample, out, covered)
     return out
 
 
 def sum_rows(
-    field: Field, starts: Points, step: Points, n: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    field: Field, starts: Points, step: Points, n: int, splits: Splitting = POINTWISE
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Sum over the points of each row, sample by sample.
 
     Returns
     -------
     total : ndarray of float64, shape (n_row, n_sample), unit of the samples
         Sum over the points inside the grid, by fours.
-    count : ndarray of int64, shape (n_row,)
-        Number of points inside the grid.
+    count : ndarray of float64, shape (n_row,)
+        Number of points inside the grid; parts of voxels count as such.
     """
     total = np.zeros((len(starts), field.values.shape[2]))
-    count = np.zeros(len(starts), dtype=np.int64)
-    _sum(*_arguments(field, starts, step), n, total, count)
+    count = np.zeros(len(starts))
+    _sum(*_arguments(field, starts, step), splits, n, total, count)
     return total[:, : field.n_sample], count
 
 
 def statistics_rows(
-    field: Field, starts: Points, step: Points, n: int
+    field: Field,
+    starts: Points,
+    step: Points,
+    n: int,
+    *,
+    splits: Splitting = POINTWISE,
+    coverage: npt.NDArray[np.float32] | None = None,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Mean and standard deviation (ddof = 1) over the samples at each point.
+
+    Parameters
+    ----------
+    splits, coverage
+        As for `fill_rows`.
 
     Returns
     -------
@@ -91,7 +107,8 @@ def statistics_rows(
     """
     mean = np.empty((len(starts), n), dtype=np.float32)
     std = np.empty((len(starts), n), dtype=np.float32)
-    _statistics(*_arguments(field, starts, step), n, field.n_sample, mean, std)
+    covered = NOT_WANTED if coverage is None else coverage
+    _statistics(*_arguments(field, starts, step), splits, n, field.n_sample, mean, std, covered)
     return mean, std
 
 
@@ -138,84 +155,60 @@ def bin_rows(
 def _arguments(field: Field, starts: Points, step: Points) -> tuple[object, ...]:
     starts = np.ascontiguousarray(starts, dtype=np.float64)
     step = np.ascontiguousarray(step, dtype=np.float64)
-    scratch = Scratch(
-        np.empty(SCRATCH_ROWS * TILE),
-        np.empty(PLACE_ROWS * TILE, dtype=np.int64),
-        np.empty(WEIGHT_ROWS * TILE, dtype=np.float32),
-        np.zeros(field.values.shape[2] * TILE, dtype=np.float32),
-        np.empty(MOMENT_ROWS * TILE),
-    )
+    scratch = Scratch.empty(field.values.shape[2])
     return field.lanes, field.values, field.tables, field.layout, field.radial, starts, step, scratch
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", **UNCOUNTED)
-def _gather_tile(lanes, values, tables, layout, radial, starts, row, step, first, n, scratch, out):
-    """Put the samples at points first .. first + n - 1, NaN where there are none, into ``out``, point after point."""
-    places, weights = scratch.places, scratch.weights
-    locate_tile(starts, row, step, first, tables, layout, radial, scratch.floats, places, weights)
-    n_padded = layout[N_PADDED]
-    width = len(lanes)
-    source = np.int64(values.ctypes.data)
-    target = np.int64(out.ctypes.data)
-    weight = np.int64(weights.ctypes.data)
-    for k in range(n):
-        following = places[FOLLOWING * TILE + k]
-        if following < 0:
-            out[k * n_padded : (k + 1) * n_padded] = np.nan
-            continue
-        to = target + 4 * k * n_padded
-        a = source + places[k]
-        b = source + places[TILE + k]
-        c = source + places[2 * TILE + k]
-        d = source + places[3 * TILE + k]
-        w = weight + 4 * k
-        # the first, and often the only, vector of samples: the loop costs a third of the time that the vector does
-        blend_vector(lanes, to, a, b, c, d, following, w, 4 * TILE)
-        for at in range(4 * width, 4 * n_padded, 4 * width):
-            blend_vector(lanes, to + at, a + at, b + at, c + at, d + at, following, w, 4 * TILE)
-    if layout[LOG]:
-        for i in range(n * n_padded):
-            out[i] = exp(np.float64(out[i]))
+def _note_coverage(buffer, n_padded, split, covered, coverage):
+    for k in range(coverage.size):
+        coverage[k] = covered[k] if split else (0.0 if np.isnan(buffer[k * n_padded]) else 1.0)
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True, **UNCOUNTED)
-def _fill(lanes, values, tables, layout, radial, starts, step, scratch, first, n, n_sample, out):
+def _fill(lanes, values, tables, layout, radial, starts, step, scratch, splits, first, n, n_sample, out, coverage):
     buffer = scratch.buffer
     n_padded = layout[N_PADDED]
     for row in range(starts.shape[0]):
         for base in range(0, n, TILE):
             size = min(TILE, n - base)
-            if n_padded == n_sample:
-                # without padding a tile is one piece of the result
-                piece = out[row, base : base + size].reshape(size * n_sample)
-                _gather_tile(
-                    lanes, values, tables, layout, radial, starts, row, step, first + base, size, scratch, piece
-                )
-            else:
-                _gather_tile(
-                    lanes, values, tables, layout, radial, starts, row, step, first + base, size, scratch, buffer
-                )
+            at = first + base
+            # without padding a tile is one piece of the result
+            whole = n_padded == n_sample
+            piece = out[row, base : base + size].reshape(size * n_sample) if whole else buffer
+            split = gather_voxels(
+                lanes, values, tables, layout, radial, starts, row, step, at, size, scratch, splits, piece
+            )
+            if coverage.size:
+                _note_coverage(piece, n_padded, split, scratch.covered, coverage[row, base : base + size])
+            if not whole:
                 for k in range(size):
                     for s in range(n_sample):
                         out[row, base + k, s] = buffer[k * n_padded + s]
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True, **UNCOUNTED)
-def _sum(lanes, values, tables, layout, radial, starts, step, scratch, n, total, count):
-    buffer = scratch.buffer
+def _sum(lanes, values, tables, layout, radial, starts, step, scratch, splits, n, total, count):
+    buffer, covered = scratch.buffer, scratch.covered
     width, n_padded = len(lanes), layout[N_PADDED]
     source = np.int64(buffer.ctypes.data)
     for row in range(starts.shape[0]):
         target = np.int64(total.ctypes.data) + 8 * row * n_padded
-        inside = 0
+        inside = 0.0
         for base in range(0, n, TILE):
             size = min(TILE, n - base)
-            _gather_tile(lanes, values, tables, layout, radial, starts, row, step, base, size, scratch, buffer)
+            split = gather_voxels(
+                lanes, values, tables, layout, radial, starts, row, step, base, size, scratch, splits, buffer
+            )
             for k in range(size):
                 if np.isnan(buffer[k * n_padded]):
                     buffer[k * n_padded : (k + 1) * n_padded] = 0.0
+                elif split and covered[k] < 1.0:
+                    inside += covered[k]
+                    for s in range(k * n_padded, (k + 1) * n_padded):
+                        buffer[s] *= covered[k]
                 else:
-                    inside += 1
+                    inside += 1.0
             buffer[size * n_padded :] = 0.0
             for k in range(0, size, 4):
                 for offset in range(0, n_padded, width):
@@ -224,7 +217,7 @@ def _sum(lanes, values, tables, layout, radial, starts, step, scratch, n, total,
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True, **UNCOUNTED)
-def _statistics(lanes, values, tables, layout, radial, starts, step, scratch, n, n_sample, mean, std):
+def _statistics(lanes, values, tables, layout, radial, starts, step, scratch, splits, n, n_sample, mean, std, coverage):
     buffer, moments = scratch.buffer, scratch.moments
     width, n_padded = len(lanes), layout[N_PADDED]
     source = np.int64(buffer.ctypes.data)
@@ -234,7 +227,11 @@ def _statistics(lanes, values, tables, layout, radial, starts, step, scratch, n,
     for row in range(starts.shape[0]):
         for base in range(0, n, TILE):
             size = min(TILE, n - base)
-            _gather_tile(lanes, values, tables, layout, radial, starts, row, step, base, size, scratch, buffer)
+            split = gather_voxels(
+                lanes, values, tables, layout, radial, starts, row, step, base, size, scratch, splits, buffer
+            )
+            if coverage.size:
+                _note_coverage(buffer, n_padded, split, scratch.covered, coverage[row, base : base + size])
             # Deviations are taken from the first sample, which is as good as the mean: it is within sqrt(n_sample)
             # standard deviations of it. In place of the padding it deviates by nothing.
             for k in range(size):
@@ -286,7 +283,7 @@ def _bin(
             continue
         for base in range(0, n, TILE):
             size = min(TILE, n - base)
-            _gather_tile(lanes, values, tables, layout, radial, starts, row, step, base, size, scratch, buffer)
+            gather_tile(lanes, values, tables, layout, radial, starts, row, step, base, size, scratch, buffer)
             for k in range(size):
                 j = point_bins[base + k]
                 if j < 0 or np.isnan(buffer[k * n_padded]):

@@ -72,12 +72,13 @@ def _job(
     match asked:
         case recipes.SliceProduct():
             grid = _reached(asked.grid(recipe), native, asked.name, extend)
-            return Job(SliceMap(**common, grid=grid, axis=asked.axis), source)
+            return Job(SliceMap(**common, grid=grid, axis=asked.axis, native=native), source)
         case recipes.ProjectionProduct():
             grid = _reached(asked.grid(recipe), native, asked.name, extend)
             return Job(ProjectionMap(**common, grid=grid, axis=asked.axis, native=native, extend=extend), source)
         case recipes.VolumeProduct():
-            return Job(VolumeMap(**common, grid=_reached(asked.grid(recipe), native, asked.name, extend)), source)
+            grid = _reached(asked.grid(recipe), native, asked.name, extend)
+            return Job(VolumeMap(**common, grid=grid, native=native), source)
         case recipes.SkyProduct():
             limits = asked.distance
             inner, outer = (0.0 if extend else native.edges_kpc[0]), native.edges_kpc[-1]

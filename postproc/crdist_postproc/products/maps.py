@@ -12,6 +12,7 @@ import numpy as np
 from crdist.grids import CartesianGrid, SphericalGrid
 from crdist.units import integral_unit
 from crdist_postproc.kernels.field import Field
+from crdist_postproc.kernels.gather import POINTWISE, Splitting, splitting
 from crdist_postproc.kernels.native import box_totals
 from crdist_postproc.kernels.rows import fill_rows, statistics_rows, sum_rows
 from crdist_postproc.products.base import (
@@ -50,8 +51,11 @@ class _Map(Product):
     """A product cut into tiles of a Cartesian grid."""
 
     grid: CartesianGrid
+    native: SphericalGrid
     axis: str = "z"
     """Axis that a slice lies across or a projection runs along; a volume's rows run along z."""
+    parts_per_cell: float = 0.0
+    """How many parts of a voxel a native cell's size is to hold, at least; 0: a voxel is its centre."""
 
     @property
     def across(self) -> tuple[str, str]:
@@ -83,6 +87,14 @@ class _Map(Product):
         """Voxel-samples of a block."""
         return math.prod(block.shape) * self.depth * self.quantity.n_sample
 
+    def splits(self, along: str) -> Splitting:
+        """Where voxels are split whose rows run along an axis."""
+        if not self.parts_per_cell:
+            return POINTWISE
+        sides = np.diag([axis.step for axis in self.grid.axes]) @ self.grid.frame.rotation
+        across = np.delete(sides, "xyz".index(along), axis=0)
+        return splitting(self.native, self.grid.axis(along).step, across, self.parts_per_cell)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceMap(_Map):
@@ -110,9 +122,10 @@ class SliceMap(_Map):
         (first, last), bound = block.bounds[1], block.bounds[0]
         rows = Block(self.name, block.index, tuple((0, 1) if a == self.axis else bound for a in "xyz" if a != along))
         starts, step, order = tile_rows(self.grid, along, rows)
-        values = in_tile(fill_rows(samples, starts, step, last - first, first), order, (block.shape[0],))
-        coverage = np.where(np.isnan(values[..., 0]), 0.0, 1.0)
-        return BlockResult(self.summary(values, coverage))
+        covered = np.empty((len(starts), last - first), dtype=np.float32)
+        filled = fill_rows(samples, starts, step, last - first, first, splits=self.splits(along), coverage=covered)
+        values, coverage = (in_tile(part, order, (block.shape[0],)) for part in (filled, covered))
+        return BlockResult(self.summary(values, coverage.astype(np.float64)))
 
     def block_bytes(self) -> int:
         """Upper bound on the memory of one block."""
@@ -135,7 +148,6 @@ class ProjectionMap(_Map):
 
     kind = "projection"
 
-    native: SphericalGrid
     extend: bool
     """Whether the first shell stands for the space inside it, too."""
 
@@ -175,7 +187,7 @@ class ProjectionMap(_Map):
         if block.kind == "native":
             return BlockResult(partial={"native": self._native_total(block, samples)})
         starts, step, order = tile_rows(self.grid, self.axis, block)
-        total, count = sum_rows(samples, starts, step, self.depth)
+        total, count = sum_rows(samples, starts, step, self.depth, splits=self.splits(self.axis))
         total, count = in_tile(total, order, block.shape), in_tile(count, order, block.shape)
         cartesian = total.sum(axis=(0, 1)) * self.grid.voxel_volume
         # a column that misses the grid altogether is no measurement of nothing
@@ -259,7 +271,7 @@ class VolumeMap(_Map):
 
     def arrays(self) -> tuple[ArraySpec, ...]:
         """The arrays to create."""
-        what = f"{self.quantity.long_name} at voxel centres"
+        what = f"{self.quantity.long_name} {'in voxels' if self.parts_per_cell else 'at voxel centres'}"
         cut = (*self.blocks()[0].shape, self.depth)
         # columns: planes across x and y, and lines along z, are few pieces; for planes across z see below
         inner = tuple(
@@ -282,16 +294,17 @@ class VolumeMap(_Map):
         return found
 
     def compute(self, block: Block, samples: Field, weight: Field | None) -> BlockResult:
-        """Interpolate at the voxel centres of a tile and reduce over samples."""
+        """Interpolate in the voxels of a tile and reduce over samples."""
         starts, step, order = tile_rows(self.grid, "z", block)
+        covered = np.empty((len(starts), self.depth), dtype=np.float32)
         if not self.per_sample and not self.quantiles:
-            rows = statistics_rows(samples, starts, step, self.depth)
+            rows = statistics_rows(samples, starts, step, self.depth, splits=self.splits("z"), coverage=covered)
             mean, std = (in_tile(part, order, block.shape) for part in rows)
             significance, error = significance_and_error(mean, std, self.quantity.n_sample)
             arrays: dict[str, Array] = dict(zip(STATISTICS, (mean, std, significance, error), strict=True))
         else:
-            arrays = self._with_samples(block, samples, starts, step, order)
-        arrays["coverage"] = (~np.isnan(arrays["mean"])).astype(np.float32)
+            arrays = self._with_samples(block, samples, starts, step, order, covered)
+        arrays["coverage"] = in_tile(covered, order, block.shape)
         arrays = {name: value.astype(np.float32, copy=False) for name, value in arrays.items()}
         # views: each is copied when it is written, one at a time
         arrays |= {name + BY_PLANE: np.moveaxis(arrays[name], 2, 0) for name in ("mean", "std")}
@@ -327,11 +340,13 @@ class VolumeMap(_Map):
             return spec
         return replace(spec, inner_chunks=(*spec.inner_chunks[:-1], 1))
 
-    def _with_samples(self, block: Block, samples: Field, starts: Array, step: Array, order: Array) -> dict[str, Array]:
+    def _with_samples(
+        self, block: Block, samples: Field, starts: Array, step: Array, order: Array, covered: Array
+    ) -> dict[str, Array]:
         arrays: dict[str, Array] = {}
         at_once = max(1, ROWS_BYTES // (8 * self.depth * self.quantity.n_sample))
         for rows in iterate_rows(order, at_once):
-            values = fill_rows(samples, starts[rows], step, self.depth)
+            values = fill_rows(samples, starts[rows], step, self.depth, splits=self.splits("z"), coverage=covered[rows])
             piece: dict[str, Array] = dict(summarise(values, self.quantiles))
             if self.per_sample:
                 piece["per_sample"] = values
