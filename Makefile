@@ -1,14 +1,18 @@
 # make demo   set up, then a synthetic sky through inference and products to a figure
 # make test   set up, then lint, types and tests
-# Both do all the set-up themselves; they need python3 (3.11 or newer), make and gcc.
+# make docs   set up, then the documentation site, in docs/_build/html
+# They do all the set-up themselves; they need python3 (3.11 or newer), make and gcc.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Extras that the demo and the tests use; `make setup EXTRAS=all` installs the others, too.
 EXTRAS ?= cluster,dashboards,fast,inference
+# As many processes run the tests as there are cores, four at most; 0 for one without pytest-xdist.
+TEST_PROCESSES ?= auto
+PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadgroup
 
-.PHONY: demo test lint types pytest slow bench setup clean
+.PHONY: demo test lint types pytest slow bench docs setup clean
 
 demo: $(VENV)/.installed
 	$(BIN)/crdist demo demo
@@ -24,15 +28,18 @@ types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 pytest: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest --slow $(PYTEST_ARGS)
+	$(PYTEST) --slow $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/regrid.py
 	$(BIN)/python benchmarks/recipe.py
 	$(BIN)/python benchmarks/inference.py
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --builder html --jobs auto docs docs/_build/html
 
 setup: $(VENV)/.installed-test
 
@@ -50,5 +57,9 @@ $(VENV)/.installed-test: $(VENV)/.installed pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group test
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo docs/_build

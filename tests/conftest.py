@@ -1,5 +1,7 @@
 """Options and fixtures that all tests share."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,7 +21,15 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the slow tests too")
 
 
+SLURM = {"slurm", "running_slurm"}
+"""Fixtures that start a batch system: one at a time is enough for a machine, so their tests share a process."""
+
+
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        # where tests run in several processes, those of a file stay together: they share what their fixtures make
+        needs_slurm = SLURM & set(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("slurm" if needs_slurm else str(item.path)))
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(reason="slow: run with --slow")
@@ -37,6 +47,9 @@ def rng():
 def compiled_once(tmp_path_factory):
     """Compiling takes most of the time of a tiny inference; all processes of the tests share what they compile."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        base = tmp_path_factory.getbasetemp()
+        # under pytest-xdist each worker has a folder of its own in the run's
+        shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(shared / "compiled"))
         patch.setenv("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
         yield
