@@ -1,30 +1,48 @@
 """Regrid, project and slice lazily: xarray in, xarray out, nothing computed until asked.
 
-Any voxel may need any cell, so one worker lays the whole field out in memory, once for all tiles: 4 bytes for each
-sample of a cell, samples padded to whole vectors. While it does so it holds the samples' chunks and their join, too:
-count on three times the size of the samples. A run (``crdist.run_products``) fills its field piece by piece.
+Samples that fit in the memory of a tile (256 MiB, or what ``dask.config.set({"crdist.tile-memory": "1 GiB"})`` says)
+are laid out once, for all tiles; while that is done, their chunks and the join of these are there, too. Of larger ones
+each tile reads those chunks that it reaches, a part at a time that fits. The results are the same to the bit.
+
+What is read again for the next tile is computed again: before long computations from samples, ``persist`` or store what
+they are made from. Chunks so large that few of them fit are no help: of such samples all are laid out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from crdist.errors import GridError, SchemaError
+from crdist.errors import GridError, RecipeError, SchemaError
 from crdist.grids import Axis, CartesianGrid, SphericalGrid
 from crdist.schema import POSTERIOR_DIMS
 from crdist.units import integral_unit
-from crdist_postproc.kernels.field import Field, Inner, Method, ValueSpace
-from crdist_postproc.kernels.rows import fill_rows, sum_rows
-from crdist_postproc.products.base import Block, in_tile, tile_rows, tiles
+from crdist_postproc.kernels.field import Field, Inner, Method, ValueSpace, padded_samples
+from crdist_postproc.lazy_blocks import BlockReader, largest_block_bytes
+from crdist_postproc.lazy_tiles import FieldInParts, lattice_of, project_tile, regrid_tile
+from crdist_postproc.products.base import BLOCK_WORK, Block, tile_rows, tiles
+from crdist_postproc.reach import Reach
+from crdist_postproc.sparse import Chunks
 
 __all__ = ["project", "regrid", "slice_plane", "spherical_grid_of"]
 
 AxisName = Literal["x", "y", "z"]
+
+TILE_MEMORY = "256 MiB"
+
+BLOCKS_IN_MEMORY = 4
+"""Parts are made of blocks: so many of the largest must fit in a tile's memory."""
+
+TILES = 16
+"""Tiles of a result whose source is read in parts, where it has rows enough: so that threads can share the reading."""
+
+ROWS = 1024
+"""Rows of such a tile, at least: smaller ones would read the same chunks."""
 
 
 def regrid(
@@ -62,9 +80,10 @@ def regrid(
     GridError, SchemaError
         If the samples lack the coordinates that tell their grid.
     """
-    blocks = tiles("regrid", grid.shape[:2], grid.z.n * _n_sample(samples), 8 * grid.z.n * _n_sample(samples))
-    field = _field(samples, method, value_space, inner)
-    data = _from_tiles(_regrid_tile, field, (grid,), blocks, (grid.z.n, _n_sample(samples)), np.float32)
+    source = _source(samples, method, value_space, inner)
+    n_z, n_sample = grid.z.n, _n_sample(samples)
+    blocks = source.tiles("regrid", grid.shape[:2], n_z * n_sample, 8 * n_z * n_sample)
+    data = _from_tiles(regrid_tile, source, grid, "z", (), blocks, (n_z, n_sample), np.float32)
     return _wrap(data, samples, grid, ("x", "y", "z"), {})
 
 
@@ -94,9 +113,10 @@ def project(
     plane = (grid.axis(across[0]).n, grid.axis(across[1]).n)
     depth = grid.axis(axis).n
     units, factor = integral_unit(_units(samples))
-    blocks = tiles("project", plane, depth * _n_sample(samples), 16 * _n_sample(samples))
-    field = _field(samples, method, value_space, inner)
-    data = _from_tiles(_project_tile, field, (grid, axis, factor), blocks, (_n_sample(samples),), np.float64)
+    source = _source(samples, method, value_space, inner)
+    n_sample = _n_sample(samples)
+    blocks = source.tiles("project", plane, depth * n_sample, 16 * n_sample)
+    data = _from_tiles(project_tile, source, grid, axis, (axis, factor), blocks, (n_sample,), np.float64)
     limits = [grid.axis(axis).lower_kpc, grid.axis(axis).upper_kpc]
     name = f"{_long_name(samples)} integrated over {axis}"
     return _wrap(
@@ -185,29 +205,93 @@ def _check_pixels(cells: xr.DataArray, grid: SphericalGrid) -> None:
         )
 
 
-def _field(samples: xr.DataArray, method: Method, value_space: ValueSpace, inner: Inner) -> Any:
-    """The whole field, laid out for the kernels, as one Dask task."""
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What the tiles compute from."""
+
+    field: Any
+    """A Delayed Field, or FieldInParts."""
+    parts: FieldInParts | None = None
+    """The latter, itself."""
+    graph: Any = None
+    """Of the samples, for what Dask computes of them."""
+
+    def tiles(self, product: str, plane: tuple[int, int], work_per_row: int, bytes_per_row: int) -> tuple[Block, ...]:
+        """The tiles of a plane of rows."""
+        if self.parts is not None:
+            rows = max(plane[0] * plane[1] // TILES, ROWS)
+            work_per_row = max(work_per_row, BLOCK_WORK // rows)
+        return tiles(product, plane, work_per_row, bytes_per_row)
+
+    def results(self, grid: CartesianGrid, along: str, block: Block) -> dict[Any, Any]:
+        """What Dask computes of the samples for a tile, by its key, lazily."""
+        from dask.delayed import Delayed
+
+        if self.parts is None or not self.parts.reader.shared:
+            return {}
+        starts, step, _ = tile_rows(grid, along, block)
+        wanted = self.parts.reached(lattice_of(grid, along, block), starts, step)
+        keys = {key for place in np.argwhere(wanted).tolist() for key in self.parts.reader.shared_by(*place)}
+        return {key: Delayed(key, self.graph, layer=self.parts.reader.name) for key in sorted(keys, key=str)}
+
+
+def _source(samples: xr.DataArray, method: Method, value_space: ValueSpace, inner: Inner) -> _Source:
     import dask
     import dask.array as da
+    from dask.base import tokenize
 
     grid = spherical_grid_of(samples)
     ordered = samples.expand_dims("sample", axis=-1) if "sample" not in samples.dims else samples
     array = da.asarray(ordered.transpose(*POSTERIOR_DIMS).data)
-    # Joined here: Dask would join an argument itself, but under a new name in each call.
-    joined = array.rechunk(array.shape).to_delayed(optimize_graph=False).item()
-    layout = dask.delayed(Field.from_samples, pure=True)
-    return layout(joined, grid, method=method, value_space=value_space, inner=inner)
+    options: dict[str, Any] = {"method": method, "value_space": value_space, "inner": inner}
+    memory_bytes = _tile_memory()
+    n_sample = array.shape[2]
+    n_bytes = 4 * grid.n_pixel * grid.n_shell * padded_samples(n_sample)
+    if n_bytes <= memory_bytes or BLOCKS_IN_MEMORY * largest_block_bytes(array) > memory_bytes:
+        # Joined here: Dask would join an argument itself, but under a new name in each call.
+        joined = array.rechunk(array.shape).to_delayed(optimize_graph=False).item()
+        return _Source(dask.delayed(Field.from_samples, pure=True)(joined, grid, **options))
+    pixels, shells, _ = array.chunks
+    # ones have logarithms
+    one = np.ones((1, grid.n_shell, padded_samples(n_sample)), dtype=np.float32)
+    parts = FieldInParts(
+        template=Field.from_values(one, n_sample, grid, **options),
+        grid=grid,
+        value_space=value_space,
+        reader=BlockReader.of(array),
+        chunks=Chunks(pixels, shells),
+        reach=Reach.of(grid, pixels, shells, method=method, inner=inner),
+        memory_bytes=memory_bytes,
+    )
+    name = f"parts-{tokenize(array.name, grid.to_dict(), options, memory_bytes)}"
+    return _Source(dask.delayed(parts, name=name, traverse=False), parts, array.__dask_graph__())
+
+
+def _tile_memory() -> int:
+    import dask
+    from dask.utils import parse_bytes
+
+    stated = dask.config.get("crdist.tile-memory", TILE_MEMORY)
+    try:
+        n_bytes = int(parse_bytes(stated))
+    except (ValueError, TypeError) as error:
+        raise RecipeError(
+            f"crdist.tile-memory of Dask's configuration must be a size, such as '256 MiB', got {stated!r}"
+        ) from error
+    return n_bytes
 
 
 def _from_tiles(
     compute: Callable[..., npt.NDArray[Any]],
-    field: Any,
+    source: _Source,
+    grid: CartesianGrid,
+    along: str,
     options: tuple[Any, ...],
     blocks: tuple[Block, ...],
     depth: tuple[int, ...],
     dtype: Any,
 ) -> Any:
-    """A Dask array of tiles, each ``compute(field, block, *options)`` of shape ``(*block.shape, *depth)``.
+    """A Dask array of tiles, each ``compute(field, results, block, grid, *options)``, shape ``(*block.shape, *depth)``.
 
     ``compute`` is a function of a module: Dask names tasks by it, and by equal names computes once what equal calls
     share. The name of a closure would be another each time.
@@ -218,21 +302,9 @@ def _from_tiles(
     tile = dask.delayed(compute, pure=True)
     columns: dict[int, list[Any]] = {}
     for block in blocks:
-        part = da.from_delayed(tile(field, block, *options), (*block.shape, *depth), dtype=dtype)
-        columns.setdefault(block.bounds[0][0], []).append(part)
+        task = tile(source.field, source.results(grid, along, block), block, grid, *options)
+        columns.setdefault(block.bounds[0][0], []).append(da.from_delayed(task, (*block.shape, *depth), dtype=dtype))
     return da.concatenate([da.concatenate(parts, axis=1) for parts in columns.values()], axis=0)
-
-
-def _regrid_tile(field: Field, block: Block, grid: CartesianGrid) -> npt.NDArray[Any]:
-    starts, step, order = tile_rows(grid, "z", block)
-    return in_tile(fill_rows(field, starts, step, grid.z.n), order, block.shape)
-
-
-def _project_tile(field: Field, block: Block, grid: CartesianGrid, axis: AxisName, factor: float) -> npt.NDArray[Any]:
-    starts, step, order = tile_rows(grid, axis, block)
-    total, count = sum_rows(field, starts, step, grid.axis(axis).n)
-    total[count == 0] = np.nan
-    return in_tile(total * (grid.axis(axis).step * factor), order, block.shape)
 
 
 def _wrap(

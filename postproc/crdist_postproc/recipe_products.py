@@ -31,6 +31,9 @@ __all__ = [
 
 AxisName = Literal["x", "y", "z"]
 
+Sampling = Literal["adaptive", "point"]
+"""How a voxel's value is taken: the mean over parts as small as the source's cells, or the value at its centre."""
+
 
 class Box(BaseModel):
     """Limits of a product along the axes, relative to a point."""
@@ -85,7 +88,23 @@ class _Product(BaseModel):
         return recipe.quantiles if self.quantiles is None else self.quantiles
 
 
-class SliceProduct(_Product):
+class _Voxels(_Product):
+    """What products of voxels have."""
+
+    sampling: Sampling = Field(
+        default="point",
+        description="a voxel's value: at its centre (point), or the mean over parts no larger than the source's cells "
+        "(adaptive)",
+    )
+    parts_per_cell: Number = Field(
+        default=1.0,
+        gt=0,
+        description="with adaptive sampling, how many parts of a voxel a cell's size holds at least, dimensionless; "
+        "twice as many cost up to eight times as much",
+    )
+
+
+class SliceProduct(_Voxels):
     """Values in a plane across one axis."""
 
     kind: Literal["slice"] = Field(default="slice", description="kind of product")
@@ -112,10 +131,15 @@ class SliceProduct(_Product):
         return _grid(recipe, {**extents, self.axis: (self.at - half, self.at + half)}, self.voxel_kpc(recipe))
 
 
-class ProjectionProduct(_Product):
+class ProjectionProduct(_Voxels):
     """Integrals along one axis."""
 
     kind: Literal["projection"] = Field(default="projection", description="kind of product")
+    sampling: Sampling = Field(
+        default="adaptive",
+        description="a voxel's value: the mean over parts no larger than the source's cells (adaptive), or that at its "
+        "centre (point), which misses compact objects near the Sun",
+    )
     axis: AxisName = Field(description="axis that is integrated over: x, y or z")
     box: Box | None = Field(default=None, description="limits, kpc; default: those of the recipe's grid")
 
@@ -196,7 +220,7 @@ class VerticalProfile(_Product):
         return Axis.from_voxel(*self.bins, name="bins").edges
 
 
-class VolumeProduct(_Product):
+class VolumeProduct(_Voxels):
     """Values in every voxel."""
 
     kind: Literal["volume"] = Field(default="volume", description="kind of product")

@@ -18,7 +18,8 @@ GRID = crdist.CartesianGrid.from_extent((-12, 12), (-12, 12), (-2, 2), voxel=0.5
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lazy")
     small_posterior(folder / "p.zarr")
-    crdist.run_products(folder / "p.zarr", folder / "o.zarr", SMALL_RECIPE)
+    products = ["midplane", *({"name": name, "sampling": "point"} for name in ("projection_z", "volume"))]
+    crdist.run_products(folder / "p.zarr", folder / "o.zarr", {**SMALL_RECIPE, "products": products})
     return folder
 
 

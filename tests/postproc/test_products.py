@@ -43,7 +43,11 @@ def run(posterior, folder, **changes):
 
 @pytest.fixture(scope="module")
 def products(posterior, tmp_path_factory):
-    return run(posterior, tmp_path_factory.mktemp("products"), quantiles=[0.25, 0.5])
+    at_points = [
+        {**item, "sampling": "point"} if item["name"].startswith(("projection", "local")) else item
+        for item in (item if isinstance(item, dict) else {"name": item} for item in SMALL_RECIPE["products"])
+    ]
+    return run(posterior, tmp_path_factory.mktemp("products"), quantiles=[0.25, 0.5], products=at_points)
 
 
 def volume_of(samples, grid, method="linear"):
@@ -99,6 +103,22 @@ def test_projections_are_sums_sample_by_sample(products, samples, name, index, a
     np.testing.assert_allclose(tree[name]["mass_residual"], residual, atol=1e-12)
     # coarse cells and voxels: per cent
     assert np.all(np.abs(tree[name]["mass_residual"]) < 0.05)
+
+
+def test_voxels_near_the_sun_are_sampled_as_finely_as_the_cells_are(posterior, products, tmp_path):
+    tree, _ = run(
+        posterior,
+        tmp_path,
+        products=["projection_z", "local_z", {"name": "midplane", "sampling": "adaptive"}],
+    )
+    at_points, _ = products
+    assert tree["projection_z"].attrs["sampling"] == "adaptive"
+    assert at_points["projection_z"].attrs["sampling"] == "point"
+    fine, coarse = (np.abs(some["local_z"]["mass_residual"]).mean() for some in (tree, at_points))
+    assert fine < coarse
+    # a slice that is sampled is the mean over a layer, not the values in its middle
+    near = tree["midplane"]["mean"].sel(x=-8.178, y=0.0, method="nearest")
+    assert near != at_points["midplane"]["mean"].sel(x=-8.178, y=0.0, method="nearest")
 
 
 def test_the_box_around_the_sun_lies_around_the_sun(products):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from crdist.errors import GridError
 from crdist.grids import SphericalGrid
 
-__all__ = ["Field", "Inner", "Method", "ValueSpace", "lanes_for", "padded_samples"]
+__all__ = ["Field", "Inner", "Method", "ValueSpace", "lanes_for", "normalise", "padded_samples"]
 
 Method = Literal["linear", "nearest"]
 ValueSpace = Literal["linear", "log"]
@@ -99,7 +99,7 @@ class Field:
         GridError
             If a sample is not positive where its logarithm is asked for.
         """
-        _normalise(values, n_sample, value_space)
+        normalise(values, n_sample, value_space)
         rings = _ring_table(grid.nside)
         # A nearest cell is found by its edges, an interpolated one by the centres around it.
         knots = np.log(grid.edges[:-1] if method == "nearest" else grid.centres)
@@ -133,6 +133,20 @@ class Field:
             radial=np.array([knots[0], per_unit, grid.edges[0] ** 2, grid.edges[-1] ** 2]),
         )
 
+    def over(self, values: npt.NDArray[np.float32]) -> Field:
+        """The same field over other values, which `normalise` has seen.
+
+        Parameters
+        ----------
+        values : ndarray of float32, shape (n_pixel, n_room, n_padded)
+            The samples of pixel i at shell j start (i n_room + j) n_padded values behind the first one. With room for
+            fewer shells than there are, the first shells of a pixel lie where the last ones of the pixel before would:
+            a window of shells, all others of which nothing reads.
+        """
+        layout = self.layout.copy()
+        layout[N_SHELL] = values.shape[1]
+        return replace(self, values=values, layout=layout)
+
 
 def lanes_for(n_sample: int) -> int:
     """Width of the vectors for a number of samples: the one that needs least work, padding included."""
@@ -155,8 +169,19 @@ def ring_rows(grid: SphericalGrid, pixels: npt.NDArray[np.integer]) -> npt.NDArr
     return np.asarray(healpy.nest2ring(grid.nside, pixels))
 
 
-def _normalise(values: npt.NDArray[np.float32], n_sample: int, value_space: ValueSpace) -> None:
-    """Spread NaN over the samples of a cell and take logarithms, a slab of pixels at a time."""
+def normalise(values: npt.NDArray[np.float32], n_sample: int, value_space: ValueSpace) -> None:
+    """Spread NaN over the samples of a cell and take logarithms, in place and a slab of pixels at a time.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (pixel, shell, n_sample or more)
+        All samples of some cells.
+
+    Raises
+    ------
+    GridError
+        If a sample is infinite, or not positive where its logarithm is asked for.
+    """
     slab = max(1, (32 << 20) // max(1, values[0].nbytes))
     for first in range(0, values.shape[0], slab):
         part = values[first : first + slab, :, :n_sample]

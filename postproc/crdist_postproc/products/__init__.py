@@ -69,16 +69,19 @@ def _job(
         "quantiles": asked.quantile_levels(recipe),
         "per_sample": asked.per_sample,
     }
+    if isinstance(asked, recipes.SliceProduct | recipes.ProjectionProduct | recipes.VolumeProduct):
+        common["native"] = native
+        common["parts_per_cell"] = asked.parts_per_cell if asked.sampling == "adaptive" else 0.0
     match asked:
         case recipes.SliceProduct():
             grid = _reached(asked.grid(recipe), native, asked.name, extend)
-            return Job(SliceMap(**common, grid=grid, axis=asked.axis, native=native), source)
+            return Job(SliceMap(**common, grid=grid, axis=asked.axis), source)
         case recipes.ProjectionProduct():
             grid = _reached(asked.grid(recipe), native, asked.name, extend)
-            return Job(ProjectionMap(**common, grid=grid, axis=asked.axis, native=native, extend=extend), source)
+            return Job(ProjectionMap(**common, grid=grid, axis=asked.axis, extend=extend), source)
         case recipes.VolumeProduct():
             grid = _reached(asked.grid(recipe), native, asked.name, extend)
-            return Job(VolumeMap(**common, grid=grid, native=native), source)
+            return Job(VolumeMap(**common, grid=grid), source)
         case recipes.SkyProduct():
             limits = asked.distance
             inner, outer = (0.0 if extend else native.edges_kpc[0]), native.edges_kpc[-1]

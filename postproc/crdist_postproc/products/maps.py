@@ -87,6 +87,13 @@ class _Map(Product):
         """Voxel-samples of a block."""
         return math.prod(block.shape) * self.depth * self.quantity.n_sample
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How voxels are sampled, for the attributes."""
+        if not self.parts_per_cell:
+            return {"sampling": "point"}
+        return {"sampling": "adaptive", "parts_per_cell": self.parts_per_cell}
+
     def splits(self, along: str) -> Splitting:
         """Where voxels are split whose rows run along an axis."""
         if not self.parts_per_cell:
@@ -109,7 +116,7 @@ class SliceMap(_Map):
 
     def attributes(self) -> dict[str, Any]:
         """Attributes of the group."""
-        return {"axis": self.axis, "at_kpc": self._at, "grid": self.grid.to_dict()}
+        return {"axis": self.axis, "at_kpc": self._at, "grid": self.grid.to_dict(), **self.sampling}
 
     def blocks(self) -> tuple[Block, ...]:
         """Tiles of the plane."""
@@ -170,7 +177,7 @@ class ProjectionMap(_Map):
     def attributes(self) -> dict[str, Any]:
         """Attributes of the group."""
         box = {name: [a.lower_kpc, a.upper_kpc] for name, a in zip("xyz", self.grid.axes, strict=True)}
-        return {"axis": self.axis, "box": box, "grid": self.grid.to_dict()}
+        return {"axis": self.axis, "box": box, "grid": self.grid.to_dict(), **self.sampling}
 
     def blocks(self) -> tuple[Block, ...]:
         """Tiles of the plane, then ranges of native pixels for the mass."""
@@ -283,7 +290,7 @@ class VolumeMap(_Map):
 
     def attributes(self) -> dict[str, Any]:
         """Attributes of the group."""
-        return {"grid": self.grid.to_dict()}
+        return {"grid": self.grid.to_dict(), **self.sampling}
 
     def blocks(self) -> tuple[Block, ...]:
         """Columns of voxels over tiles of the x-y plane."""

@@ -54,14 +54,9 @@ class SkyMap(Product):
         return self.statistics_arrays((self.native.n_pixel,), self.blocks()[0].shape, units, what)
 
     def coordinates(self) -> tuple[Coordinate, ...]:
-        """HEALPix cells, in nested order."""
-        attrs = {
-            "grid_name": "healpix",
-            "level": self.native.level,
-            "indexing_scheme": "nested",
-            "frame": "galactic",
-            "long_name": "HEALPix cell, Galactic coordinates",
-        }
+        """HEALPix cells in Galactic coordinates, in nested order."""
+        # these three and no more: xdggs takes each attribute for a parameter of the grid
+        attrs = {"grid_name": "healpix", "level": self.native.level, "indexing_scheme": "nested"}
         return (
             Coordinate("cell_ids", ("pixel",), np.arange(self.native.n_pixel), attrs),
             *self.sample_coordinates(),
