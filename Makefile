@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Extras that the demo and the tests use; `make setup EXTRAS=all` installs the others, too.
-EXTRAS ?= cluster,dashboards,fast,inference
+EXTRAS ?= cluster,dashboards,export,fast,inference
 # As many processes run the tests as there are cores, four at most; 0 for one without pytest-xdist.
 TEST_PROCESSES ?= auto
 PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadgroup

@@ -19,23 +19,33 @@ __all__ = [
     "Recipe",
     "SphericalGrid",
     "__version__",
+    "along",
+    "derive",
+    "export_store",
     "import_map",
     "open_posterior",
     "open_products",
     "pack",
     "project",
+    "query",
     "regrid",
     "run_products",
     "slice_plane",
+    "source_density",
 ]
 
 if TYPE_CHECKING:
     from crdist.errors import CrdistError
+    from crdist.exporters import export_store
     from crdist.frames import Frame
     from crdist.grids import Axis, CartesianGrid, SphericalGrid
     from crdist.importers import import_map
-    from crdist.store import open_posterior, open_products, pack
+    from crdist.opening import open_posterior, open_products
+    from crdist.store import pack
+    from crdist_postproc.analysis.derived import derive, source_density
     from crdist_postproc.lazy import project, regrid, slice_plane
+    from crdist_postproc.query import query
+    from crdist_postproc.rays import along
     from crdist_postproc.recipe import Recipe
     from crdist_postproc.run import run_products
 
@@ -46,14 +56,19 @@ _HOMES = {
     "Frame": "crdist.frames",
     "Recipe": "crdist_postproc.recipe",
     "SphericalGrid": "crdist.grids",
+    "along": "crdist_postproc.rays",
+    "derive": "crdist_postproc.analysis.derived",
+    "export_store": "crdist.exporters",
     "import_map": "crdist.importers",
-    "open_posterior": "crdist.store",
-    "open_products": "crdist.store",
+    "open_posterior": "crdist.opening",
+    "open_products": "crdist.opening",
     "pack": "crdist.store",
     "project": "crdist_postproc.lazy",
+    "query": "crdist_postproc.query",
     "regrid": "crdist_postproc.lazy",
     "run_products": "crdist_postproc.run",
     "slice_plane": "crdist_postproc.lazy",
+    "source_density": "crdist_postproc.analysis.derived",
 }
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from crdist import __version__
-from crdist.commands import cluster, figures, infer, jobs, post, run, serve, stores
+from crdist.commands import cluster, compare, derive, export, figures, infer, jobs, post, run, serve, stores
 from crdist.commands.interrupts import Interrupted, catch_signals, way_on_text
 from crdist.errors import CrdistError
 
@@ -47,6 +47,9 @@ def _options(
 
 app.command("import")(stores.import_)
 app.command()(stores.pack)
+app.command()(export.export)
+app.command()(compare.compare)
+app.command()(derive.derive)
 app.command()(post.post)
 app.command()(infer.infer)
 app.command("run")(run.run_)
@@ -73,7 +76,7 @@ def main() -> None:
     try:
         app(arguments)
     except Interrupted as interrupted:
-        print(f"crdist: interrupted; what is finished is kept: {way_on_text()}", file=sys.stderr)
+        print(f"crdist: interrupted; {way_on_text()}", file=sys.stderr)
         sys.exit(128 + interrupted.number)
     except (CrdistError, OSError) as error:
         if debug:

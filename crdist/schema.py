@@ -31,6 +31,7 @@ __all__ = [
     "Derived",
     "PosteriorHeader",
     "Variable",
+    "is_url",
     "open_group",
     "read_posterior_header",
     "versions",
@@ -180,13 +181,18 @@ class PosteriorHeader:
         )
 
 
+def is_url(path: str | Path) -> bool:
+    """Whether a place is a URL, such as ``s3://bucket/store.zarr``, and no path."""
+    return isinstance(path, str) and "://" in path
+
+
 def open_group(path: str | Path, expected: str | None = None) -> zarr.Group:
     """Open a store of crdist read-only and check what it says it is.
 
     Parameters
     ----------
-    path : path
-        Folder of the store.
+    path : path or str
+        Folder of the store, or its URL as fsspec reads it.
     expected : str, optional
         `POSTERIOR_SCHEMA` or `PRODUCTS_SCHEMA`; by default either.
 
@@ -195,12 +201,12 @@ def open_group(path: str | Path, expected: str | None = None) -> zarr.Group:
     SchemaError
         If it is no Zarr store, not crdist's, of another kind or of another schema version.
     """
-    folder = Path(path)
-    if not folder.exists():
+    folder = str(path)
+    if not is_url(path) and not Path(path).exists():
         raise SchemaError(f"{folder}: no such store")
     try:
-        group = zarr.open_group(str(folder), mode="r")
-    except Exception as error:  # zarr raises many kinds for a folder that is not a group
+        group = zarr.open_group(folder, mode="r")
+    except Exception as error:  # zarr raises many kinds for a folder that is not a group, and fsspec its own
         raise SchemaError(f"{folder}: not a Zarr store ({error or type(error).__name__})") from error
     schema, version = group.attrs.get("schema"), group.attrs.get("schema_version")
     if schema not in (POSTERIOR_SCHEMA, PRODUCTS_SCHEMA):
@@ -219,13 +225,18 @@ def open_group(path: str | Path, expected: str | None = None) -> zarr.Group:
 def read_posterior_header(path: str | Path) -> PosteriorHeader:
     """Read what a posterior store says of itself.
 
+    Parameters
+    ----------
+    path : path or str
+        Folder of the store, or its URL as fsspec reads it; the header's ``path`` is then the URL without a scheme.
+
     Raises
     ------
     SchemaError
         If the store is not a posterior of this schema version, or its parts do not fit each other.
     """
-    folder = Path(path)
-    group = open_group(folder, POSTERIOR_SCHEMA)
+    folder = Path(path.partition("://")[2] or "/") if isinstance(path, str) and is_url(path) else Path(path)
+    group = open_group(path, POSTERIOR_SCHEMA)
     attrs: Mapping[str, Any] = group.attrs.asdict()
     try:
         grid = SphericalGrid.from_dict(attrs["grid"])

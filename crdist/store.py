@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,11 @@ from crdist.durable import PARTIAL_SUFFIX, DurableStore, new_store, remove_parti
 from crdist.errors import SchemaError, StoreExistsError
 from crdist.frames import Frame
 from crdist.grids import SphericalGrid
+from crdist.opening import open_inference, open_posterior, open_products
 from crdist.schema import (
     INFERENCE_GROUP,
     POSTERIOR_DIMS,
     POSTERIOR_SCHEMA,
-    PRODUCTS_SCHEMA,
     SCHEMA_VERSION,
     Derived,
     Layout,
@@ -39,9 +39,6 @@ from crdist.schema import (
     versions,
 )
 from crdist.units import parse_unit
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 __all__ = [
     "Shard",
@@ -256,93 +253,6 @@ def append_sample(path: str | Path, values: Mapping[str, npt.NDArray[np.floating
     return index
 
 
-def open_posterior(path: str | Path) -> xr.Dataset:
-    """Open a posterior lazily as an xarray Dataset, checked against the schema.
-
-    Beside what plain ``xarray.open_zarr`` gives, it holds the derived variables and, along ``shell``, the
-    coordinates ``distance_lower`` and ``distance_upper`` [kpc], which stay with a variable taken out of the dataset.
-    The coordinates that tell the grid are in memory, so that nothing computes where they are looked at.
-
-    Raises
-    ------
-    SchemaError
-        If the store is not a posterior of this schema version.
-    """
-    import xarray as xr
-
-    import crdist.accessor  # noqa: F401  gives what is opened its accessor
-
-    header = read_posterior_header(path)
-    dataset: xr.Dataset = xr.open_zarr(header.path, consolidated=True)
-    for derived in header.derived:
-        first, *rest = (np.float32(weight) * dataset[name] for name, weight in derived.terms)
-        dataset[derived.name] = sum(rest, start=first).assign_attrs(units=derived.units, long_name=derived.long_name)
-    kpc = {"units": "kpc"}
-    return dataset.assign_coords(
-        # known from the attributes: reading them would be a computation
-        cell_ids=("pixel", np.arange(header.grid.n_pixel), dataset["cell_ids"].attrs),
-        distance=("shell", header.grid.centres, dataset["distance"].attrs),
-        distance_lower=("shell", header.grid.edges[:-1], {**kpc, "long_name": "inner edge of the shell"}),
-        distance_upper=("shell", header.grid.edges[1:], {**kpc, "long_name": "outer edge of the shell"}),
-    )
-
-
-def open_inference(path: str | Path) -> xr.Dataset:
-    """Open what an inference stored beside its samples: hyperparameters, skies, data, iterations; lazily.
-
-    Parameters
-    ----------
-    path : path
-        A posterior store.
-
-    Returns
-    -------
-    xarray.Dataset
-        With the variables of `crdist.schema.INFERENCE_VARIABLES` that the store has.
-
-    Raises
-    ------
-    SchemaError
-        If the store is not a posterior of this schema version, or comes from no inference.
-    """
-    import xarray as xr
-
-    header = read_posterior_header(path)
-    if INFERENCE_GROUP not in open_group(header.path, POSTERIOR_SCHEMA):
-        raise SchemaError(f"{header.path}: has no group {INFERENCE_GROUP!r}; its samples do not come from an inference")
-    # through the root, whose copy of the metadata is one moment's
-    tree = xr.open_datatree(header.path, engine="zarr", chunks={})
-    return tree.children[INFERENCE_GROUP].to_dataset(inherit=False)
-
-
-def open_products(path: str | Path, *, allow_partial: bool = False) -> xr.DataTree:
-    """Open a products store lazily as an xarray DataTree, checked against the schema.
-
-    Parameters
-    ----------
-    path : path
-        The store.
-    allow_partial : bool
-        Also open a store whose run is not complete; what is missing is NaN.
-
-    Raises
-    ------
-    SchemaError
-        If the store is not one of products of this schema version, or its run is not complete.
-    """
-    import xarray as xr
-
-    import crdist.accessor  # noqa: F401  gives what is opened its accessor
-
-    status = open_group(path, PRODUCTS_SCHEMA).attrs.get("status")
-    if status != "complete" and not allow_partial:
-        raise SchemaError(
-            f"{path}: its run is not complete; run the same 'crdist post' again to finish it, "
-            "or open it with allow_partial=True"
-        )
-    return xr.open_datatree(Path(path), engine="zarr", chunks={})
-
-
 def pack(source: str | Path, target: str | Path) -> PosteriorHeader:
     """Rewrite a posterior with all samples in a chunk, shard by shard.
 
@@ -481,13 +391,9 @@ def _write_coordinates(root: zarr.Group, grid: SphericalGrid, n_sample: int) -> 
         if values.size:
             array[...] = values
 
+    # these three and no more: xdggs takes each attribute for a parameter of the grid
     scheme = {"grid_name": "healpix", "level": grid.level, "indexing_scheme": grid.ordering}
-    coordinate(
-        "cell_ids",
-        "pixel",
-        np.arange(grid.n_pixel),
-        {**scheme, "long_name": "HEALPix cell, Galactic coordinates", "frame": "galactic"},
-    )
+    coordinate("cell_ids", "pixel", np.arange(grid.n_pixel), scheme)
     coordinate(
         "distance",
         "shell",

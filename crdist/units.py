@@ -8,7 +8,7 @@ from astropy import units as u
 
 from crdist.errors import SchemaError
 
-__all__ = ["integral_unit", "parse_unit"]
+__all__ = ["integral_unit", "parse_unit", "unit_text"]
 
 # The extinction unit of Zhang, Green & Rix 2023 (MNRAS 524, 1855), in which the Edenhofer+2024 map is given.
 EXTINCTION_ZGR23 = u.def_unit("E", doc="extinction of Zhang, Green & Rix 2023")
@@ -61,9 +61,23 @@ def integral_unit(units: str, power: int = 1) -> tuple[str, float]:
     lengths = [base for base in density.bases if base.physical_type == "length"]
     if lengths:
         total = total.decompose(bases=[*(base for base in density.bases if base not in lengths), lengths[0]])
+    return unit_text(total)
+
+
+def unit_text(unit: Any) -> tuple[str, float]:
+    """A unit as it is written in attributes, and the factor that it has besides.
+
+    Examples
+    --------
+    >>> unit_text(u.cm**-3)
+    ('cm-3', 1.0)
+    >>> unit_text(1000 * u.pc)
+    ('pc', 1000.0)
+    """
+    unit = u.Unit(unit)
     # written as products, GeV-1 cm-2, the way the FITS and CF standards do
     name = " ".join(
         f"{base.name}{'' if exponent == 1 else f'{float(exponent):g}'}"
-        for base, exponent in zip(total.bases, total.powers, strict=True)
+        for base, exponent in zip(unit.bases, unit.powers, strict=True)
     )
-    return name, float(total.scale)
+    return name, float(unit.scale)

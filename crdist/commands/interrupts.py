@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["Interrupted", "asked_to_stop", "catch_signals", "stoppable", "way_on", "way_on_text"]
+__all__ = ["Interrupted", "asked_to_stop", "catch_signals", "stoppable", "way_on", "way_on_text", "whole_or_nothing"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -27,7 +27,7 @@ class _Signals:
     asking = False
     """Whether the first signal is a question, whose answer is awaited, and the second the end."""
     number: int | None = None
-    way_on = "run the same command again to go on"
+    way_on = "what is finished is kept: run the same command again to go on"
 
 
 _signals = _Signals()
@@ -45,7 +45,7 @@ def asked_to_stop() -> int:
 
 
 def way_on_text() -> str:
-    """What a user whose command was interrupted is told to do."""
+    """What a user whose command was interrupted is told: what is kept, and what to do."""
     return _signals.way_on
 
 
@@ -62,7 +62,15 @@ def stoppable() -> Iterator[Callable[[], bool]]:
 @contextmanager
 def way_on(command: str) -> Iterator[None]:
     """What the user is told to run after an interrupt."""
-    before, _signals.way_on = _signals.way_on, f"run '{command}' to go on"
+    before, _signals.way_on = _signals.way_on, f"what is finished is kept: run '{command}' to go on"
+    yield
+    _signals.way_on = before
+
+
+@contextmanager
+def whole_or_nothing() -> Iterator[None]:
+    """While this lasts an interrupt leaves nothing behind."""
+    before, _signals.way_on = _signals.way_on, "nothing is kept"
     yield
     _signals.way_on = before
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from crdist.commands.interrupts import whole_or_nothing
 from crdist.commands.options import Json
 
 __all__ = ["check", "import_", "info", "pack", "recipe_"]
@@ -31,7 +32,7 @@ def import_(
     from crdist.importers import import_map
     from crdist.progress import reporting
 
-    with reporting("import") as update:
+    with whole_or_nothing(), reporting("import") as update:
         header = import_map(file, store, layout=layout, units=units, name=name, progress=update)
     names = ", ".join(f"{variable.name} [{variable.units}]" for variable in header.variables)
     print(
@@ -47,7 +48,8 @@ def pack(
     """Rewrite a posterior with all samples of a cell together, which is what a regrid reads fastest."""
     from crdist.store import pack as pack_store
 
-    header = pack_store(source, target)
+    with whole_or_nothing():
+        header = pack_store(source, target)
     print(f"{target}: {header.n_sample} samples packed")
 
 
