@@ -19,7 +19,7 @@ import numpy as np
 from machine import description
 
 from crdist.frames import Frame
-from crdist.grids import Axis, CartesianGrid
+from crdist.grids import Axis, CartesianGrid, SphericalGrid
 from crdist_dashboards.lru import PLANES
 from crdist_dashboards.products import ProductsSource
 from crdist_postproc.output import RunFolder, create_products, declare_complete, write_block
@@ -87,6 +87,7 @@ def volume(shape: tuple[int, int, int], layout: str) -> VolumeMap:
         frame=Frame(),
         per_sample=False,
         grid=CartesianGrid(x, y, z, Frame()),
+        native=SphericalGrid.log_spaced(nside=1, n_shell=2, inner_kpc=0.1, outer_kpc=30.0),
     )
 
 

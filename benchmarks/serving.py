@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -131,7 +132,7 @@ async def slide(url: str, pid: int, n_session: int, moves: int, pause: float) ->
     await asyncio.gather(*(use(session, int(rng.integers(2**32))) for session in sessions))
     spent, wall = cpu_seconds(pid) - before, time.perf_counter() - started
     for session in sessions:
-        session.socket.close()
+        await leave(session)
     seconds = np.concatenate([session.seconds for session in sessions])
     size = np.median(np.concatenate([session.n_bytes for session in sessions]))
     first = np.median([session.first_seconds for session in sessions])
@@ -151,7 +152,7 @@ async def watch_memory(url: str, pid: int, moves: int) -> None:
         if i % max(1, moves // 5) == 0:
             found.append(f"{i}: {resident_bytes(pid) / 2**20:.0f}")
         await move(session, rng)
-    session.socket.close()
+    await leave(session)
     print(f"    memory of the server, MiB, by step: {', '.join(found)}")
 
 
@@ -190,6 +191,14 @@ async def connect(url: str) -> Session:
     images = [one for one in renderers if models.get(one["glyph"]["id"], {}).get("name") == "Image"]
     session.images = frozenset(one["data_source"]["id"] for one in images)
     return session
+
+
+async def leave(session: Session) -> None:
+    """Close a websocket and wait until it is; an event loop that ended before would complain of what it leaves."""
+    session.socket.close()
+    with contextlib.suppress(asyncio.TimeoutError):
+        while await asyncio.wait_for(session.socket.read_message(), WAIT_SECONDS) is not None:
+            pass
 
 
 async def move(session: Session, rng: np.random.Generator) -> None:

@@ -38,7 +38,9 @@ def serve(
     xheaders: Annotated[
         bool, typer.Option("--xheaders", help="A proxy tells scheme and client in X- headers.")
     ] = False,
-    warm: Annotated[bool, typer.Option("--warm", help="Make a page before the first is asked for.")] = False,
+    warm: Annotated[
+        bool, typer.Option("--warm", help="Make a page before the first is asked for; keep the next one ready.")
+    ] = False,
 ) -> None:
     """Show products in a browser: maps, sky, profiles, samples. Needs no internet, lets nobody else in."""
     from importlib.util import find_spec

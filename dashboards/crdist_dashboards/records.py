@@ -60,7 +60,7 @@ class MapView:
     title: str
     """What and where: ``Slice z = 0 kpc``."""
     statistic: str
-    """Which statistic of how many samples, in words: ``standard deviation of 12 samples``, ``sample 3 of 12``."""
+    """Which statistic of how many samples, in words, such as ``standard deviation of 12 samples``."""
     quantity: str
     """Name of the quantity, in words."""
     values: Array

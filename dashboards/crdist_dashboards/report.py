@@ -217,9 +217,10 @@ def _volume(tree: xr.DataTree) -> str:
 
 
 def _limits(product: xr.Dataset, axis: str) -> tuple[float, float]:
-    from crdist_dashboards.drawing import limits
-
-    return limits(product[axis])
+    """Outer edges of evenly spaced voxels."""
+    centres = np.asarray(product[axis].values, dtype=np.float64)
+    half = (centres[-1] - centres[0]) / (2 * (centres.size - 1)) if centres.size > 1 else 0.5
+    return float(centres[0] - half), float(centres[-1] + half)
 
 
 def _provenance(tree: xr.DataTree) -> str:

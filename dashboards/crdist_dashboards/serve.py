@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tornado.httpserver import HTTPServer
 
     from crdist_dashboards.app.stores import Stores
+    from crdist_dashboards.ready import ReadyPage
 
 __all__ = ["PORT", "Place", "serve"]
 
@@ -42,6 +43,9 @@ MAX_SOCKET_PATH = 107  # bytes of a unix socket's address, less its closing zero
 
 UNUSED_SESSION_MS = 120_000
 """Bokeh forgets a page whose websocket is not open after 15 s; Panel's pages then name style sheets of a CDN."""
+
+TOKEN_SECONDS = 30 * 86_400
+"""A page may have been made long before its websocket opens; who may open it, the gate decides."""
 
 KEEP_ALIVE_MS = 10_000
 END_SECONDS = 5.0
@@ -93,7 +97,7 @@ def serve(
     place : Place, optional
         Where to listen; default: a unix socket.
     warm : bool
-        Make a page before the first one is asked for, so that it comes at once.
+        Make a page before the first one is asked for, so that it comes at once; and keep the next one ready.
     say : callable, optional
         Gets each line for the user, such as the URL; default: print.
 
@@ -120,12 +124,13 @@ def serve(
     with contextlib.ExitStack() as stack:
         sockets, address = stack.enter_context(_listening(place))
         loop = IOLoop.current()
-        server, http = _server(stores, access, loop, xheaders=place.xheaders)
+        server, http, ready = _server(stores, access, loop, xheaders=place.xheaders, keep_ready=warm)
         end = stack.enter_context(_ending_on_signals(loop, stack))
         http.add_sockets(sockets)
         server.start()
-        if warm:
+        if ready is not None:
             loop.run_sync(lambda: _first_page(place, access, address))
+            loop.run_sync(ready.fill)
             # what every session shares need not be looked through by each collection
             gc.collect()
             gc.freeze()
@@ -150,8 +155,10 @@ async def _first_page(place: Place, access: Access, address: str) -> None:
     writer.close()
 
 
-def _server(stores: Stores, access: Access, loop: Any, *, xheaders: bool) -> tuple[BaseServer, HTTPServer]:
-    """Bokeh's server, behind the gate."""
+def _server(
+    stores: Stores, access: Access, loop: Any, *, xheaders: bool, keep_ready: bool
+) -> tuple[BaseServer, HTTPServer, ReadyPage | None]:
+    """Bokeh's server, behind the gate, and the page that it keeps ready."""
     from bokeh.server.server import BaseServer
     from bokeh.server.tornado import BokehTornado
     from bokeh.settings import settings
@@ -160,6 +167,7 @@ def _server(stores: Stores, access: Access, loop: Any, *, xheaders: bool) -> tup
     from tornado.httpserver import HTTPServer
 
     from crdist_dashboards.app.page import build, page_title
+    from crdist_dashboards.ready import ReadyPage
 
     # what a user's environment may say of other Bokeh servers
     settings.resources.set_value("server")
@@ -167,6 +175,7 @@ def _server(stores: Stores, access: Access, loop: Any, *, xheaders: bool) -> tup
     config.autoreload = False
     # a walk through all models of a page, twice for each; the tests have looked
     settings.perform_document_validation.set_value(False)
+    _end_websockets_once()
     applications = build_applications(lambda: build(stores), title=page_title(stores), location=True)
     app = BokehTornado(
         applications,
@@ -174,14 +183,36 @@ def _server(stores: Stores, access: Access, loop: Any, *, xheaders: bool) -> tup
         extra_websocket_origins=own_hosts(access),
         unused_session_lifetime_milliseconds=UNUSED_SESSION_MS,
         keep_alive_milliseconds=KEEP_ALIVE_MS,
+        session_token_expiration=TOKEN_SECONDS,
         # the token of a session is read by the page's scripts; what came with the request need not be in it
         include_headers=["Host"],
         include_cookies=[],
         exclude_headers=None,
         exclude_cookies=None,
     )
+    ready = ReadyPage(app, loop, UNUSED_SESSION_MS / 1e3) if keep_ready else None
     http = HTTPServer(Gate(app, access), xheaders=xheaders)
-    return BaseServer(loop, app, http), http
+    return BaseServer(loop, app, http), http, ready
+
+
+def _end_websockets_once() -> None:
+    """Let a websocket be told twice of its end, as it is where a page is closed while something is sent to it.
+
+    Bokeh 3.9 takes leave of the session each time, the second time of none, and the log has a traceback.
+    """
+    from bokeh.server.views.ws import WSHandler
+
+    take_leave = WSHandler.on_close
+    if getattr(take_leave, "once", False):
+        return
+
+    def on_close(self: WSHandler) -> None:
+        connection = self.connection
+        if connection is None or connection._session is not None:
+            take_leave(self)
+
+    on_close.once = True  # type: ignore[attr-defined]
+    WSHandler.on_close = on_close
 
 
 @contextlib.contextmanager

@@ -16,10 +16,13 @@ from crdist_dashboards.app.stores import Stores
 from crdist_dashboards.app.trust import progress_lines, quality_rows, timing_rows
 from crdist_dashboards.products import ProductsSource
 from crdist_dashboards.views import maps, sky
+from crdist_dashboards.views.inference import InferenceSource
 from crdist_dashboards.views.profiles import profile_view
 from crdist_postproc.run import run_products
 from galaxies import SMALL_RECIPE, small_posterior
 from served import make_store, set_status
+
+from .test_inference_views import make_posterior
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +241,22 @@ def test_numbers_of_a_sky_are_its_cells(views):
     np.testing.assert_allclose(read[view.cells.cell_ids[known]], view.cells.values[known])
 
 
+def test_numbers_of_a_profile_are_the_same_in_all_formats(views):
+    from astropy.io import fits
+
+    view = views["profile"]
+    with fits.open(io.BytesIO(file_of(view, "FITS"))) as file:
+        table, header = file["PROFILE"].data, file["PROFILE"].header
+        np.testing.assert_array_equal(table["per_sample"], view.samples)
+        np.testing.assert_array_equal(table["band_68_lower"], view.bands[1].lower)
+        assert header["STATIST"] == view.statistic
+        assert len(header["COMMENT"]) >= len(view.notes)
+    lines = file_of(view, "CSV").decode().splitlines()
+    names = next(line for line in lines if not line.startswith("#")).split(",")
+    rows = np.genfromtxt([line for line in lines if not line.startswith("#")][1:], delimiter=",")
+    np.testing.assert_allclose(rows[:, names.index("band_95_upper")], view.bands[0].upper, rtol=1e-8)
+
+
 def test_a_zipped_zarr_opens_with_xarray(views, tmp_path):
     path = tmp_path / "view.zarr.zip"
     path.write_bytes(file_of(views["profile"], "Zarr, zipped"))
@@ -267,6 +286,23 @@ def test_the_run_tab_says_where_the_run_stands_and_what_to_trust(tmp_path):
     assert f"mass residual {residual[np.argmax(np.abs(residual))]:+.2g} in the worst sample" in quality["projection_z"]
     (ended, _) = timing_rows(source)
     assert f"{report.blocks_computed} blocks computed" in ended[1]
+
+
+def test_the_run_tab_shows_the_evidence_of_an_inference(tmp_path):
+    products = make_store(tmp_path / "n30.zarr")
+    posterior = make_posterior(tmp_path / "posterior.zarr")
+    tab = Page(Stores((products,), posterior), "tab=run").tabs["run"]
+    assert not tab._message.visible, tab._message.object
+    view = InferenceSource(posterior).evidence()
+    np.testing.assert_array_equal(tab._evidence.view.values, view.values)
+    assert tab._evidence.figure.x_range.start == view.extent[0]
+    assert len(tab._evidence_place.objects) == 2
+    assert "marked: 2 draws of length and slope and the truth" in tab._evidence_notes.object
+    assert set(tab._views()) == {"data", "prediction", "residual", "evidence"}
+    other = make_posterior(tmp_path / "joint.zarr", evidence=False)
+    tab = Page(Stores((products,), other), "tab=run").tabs["run"]
+    assert tab._evidence_place.objects == []
+    assert set(tab._views()) == {"data", "prediction", "residual"}
 
 
 def test_a_store_without_records_has_no_progress(source):

@@ -99,3 +99,17 @@ def test_what_cannot_be_compared_is_refused(stores, tmp_path):
         with pytest.raises(SchemaError, match=match) as caught:
             comparison(stores["a"], other, product)
         assert "\n" not in str(caught.value)
+
+
+def test_between_two_layers_the_second_is_interpolated_linearly(stores, tmp_path):
+    volume = KEPT[2]
+    z = volume.grid.z
+    # half a voxel higher: its layers lie at the edges of the first's
+    half = (z.upper_kpc - z.lower_kpc) / z.n / 2
+    grid = CartesianGrid(volume.grid.x, volume.grid.y, Axis(z.lower_kpc + half, z.upper_kpc + half, z.n), Frame())
+    shifted = ProductsSource(write_products(tmp_path / "s.zarr", [dataclasses.replace(volume, grid=grid)], seed=7))
+    at = stores["a"].info("volume").grid_axis("z").centres[10]
+    _, second, sigma = comparison(stores["a"], shifted, "volume", axis="z", at_kpc=at)
+    below, above = (shifted.read("volume", "mean", z=index) for index in (9, 10))
+    np.testing.assert_allclose(second.values, 0.5 * (below + above).T, rtol=1e-5)
+    assert any("interpolated linearly between its layers at z = " in note for note in sigma.notes)

@@ -148,6 +148,29 @@ def test_a_logarithmic_profile_has_short_numbers_that_differ(source):
     assert all(low <= place <= high for place in axis.ticker.ticks)
 
 
+@pytest.mark.parametrize("literature", [False, True])
+def test_a_legend_stands_beside_the_curves(source, literature):
+    live = LiveProfile()
+    live.show(profile_view(source, "radial", literature=literature))
+    (legend,) = live.figure.legend
+    assert legend not in live.figure.center
+    assert legend in (live.figure.right if legend.orientation == "vertical" else live.figure.above)
+    assert legend.orientation == "vertical" or not literature
+
+
+def test_maps_of_one_plane_send_what_is_over_them_once(source):
+    first = LiveMap()
+    second = LiveMap(**first.ranges, over=first)
+    for live, statistic in ((first, "mean"), (second, "std")):
+        live.show(maps.slice_view(source, "midplane", statistic))
+    sources = [{renderer.data_source.id for renderer in live.figure.renderers} for live in (first, second)]
+    shared = sources[0] & sources[1]
+    assert {first._curves.id, first._marks.id} <= shared
+    assert first.image.id not in shared
+    assert len(first._curves.data["xs"]) == len(first.view.curves) > 0
+    assert len(first._marks.data["x"]) == len(first.view.marks) > 0
+
+
 def test_mosaic_is_encoded_with_the_common_scale_and_finds_what_is_tapped(source):
     tapped = []
     live = LiveMosaic(on_tap=tapped.append)

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
@@ -14,9 +15,9 @@ from matplotlib.text import Text
 from crdist.errors import RecipeError, SchemaError
 from crdist.frames import Frame
 from crdist.schema import PRODUCTS_SCHEMA, SCHEMA_VERSION
-from crdist_dashboards.drawing import mollweide_raster
 from crdist_dashboards.overview import overview_figure
 from crdist_dashboards.scales import colour_scale, unicode_units
+from crdist_dashboards.views.sky import sky_view
 from crdist_inference.synthetic import cosmic_ray_density
 
 N_SAMPLE = 6
@@ -140,31 +141,28 @@ def texts(figure):
 def test_whole_figure(whole):
     figure, out = whole
     assert imread(out).std() > 0.1
-    titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert "Slice z = 0 kpc: standard deviation of 6 samples" in titles
-    assert "Integral along y: mean / std of 6 samples, each ± 32 %" in titles
-    assert "Vertical profile, 8 ≤ R < 9 kpc: 6 samples" in titles
-    labels = {axes.get_ylabel() for axes in figure.axes}
-    assert {"mean [10⁻⁹ cm⁻³]", "std [10⁻¹⁰ cm⁻³]", "mean / std", "std [10¹² cm⁻²]"} <= labels
-    assert any("R₀ = 8.178 kpc" in text for text in texts(figure))
-    assert any("H = " in text and "kpc" in text for text in texts(figure))
+    assert list(out.parent.iterdir()) == [out]
+    said = texts(figure)
+    titles = ["Slice z = 0 kpc", "Integral along z", "Integral along y", "Line of sight"]
+    assert [said.count(title) for title in titles] == [3, 3, 3, 3]
+    assert {"Radial profile", "Vertical profile, 8 ≤ R < 9 kpc"} <= set(said)
+    labels = [axes.get_xlabel().replace("\n", " ") for axes in figure.axes]
+    assert "standard deviation of 6 samples [10⁻¹⁰ cm⁻³]" in labels
+    assert labels.count("mean / std of 6 samples, each ± 32 %") == 4
+    assert any("R₀ = 8.178 kpc" in text for text in said)
+    assert any("H = " in text and "kpc" in text for text in said)
     assert figure.axes[-1].get_yscale() == "linear"
     assert figure.axes[-1].get_ylabel() == "cosmic-ray density [10⁻¹⁰ cm⁻³]"
-    assert any("native to Cartesian grid: 0.0002" in text for text in texts(figure))
+    assert any("native to Cartesian grid: 0.0002" in text.replace("\n", " ") for text in said)
 
 
 def test_nothing_is_clipped_or_overlaps(whole):
     figure, _ = whole
     renderer = figure.canvas.get_renderer()
-    titles = [title for axes in figure.axes for title in axes.findobj(Text) if title is axes._left_title]
-    boxes = [title.get_window_extent(renderer) for title in titles if title.get_text()]
+    boxes = [axes.get_tightbbox(renderer) for axes in figure.axes]
+    boxes += [legend.get_window_extent(renderer) for legend in figure.legends]
     boxes += [text.get_window_extent(renderer) for text in figure.texts]
-    for title in titles:
-        title.set_visible(False)
-    boxes += [axes.get_tightbbox(renderer) for axes in figure.axes]
-    for title in titles:
-        title.set_visible(True)
-    page = figure.bbox
+    page, point = figure.bbox, figure.dpi / 72
     for box in boxes:
         assert page.x0 <= box.x0 < box.x1 <= page.x1
         assert page.y0 <= box.y0 < box.y1 <= page.y1
@@ -172,8 +170,8 @@ def test_nothing_is_clipped_or_overlaps(whole):
         for second in boxes[i + 1 :]:
             width = min(first.x1, second.x1) - max(first.x0, second.x0)
             height = min(first.y1, second.y1) - max(first.y0, second.y0)
-            # the topmost tick label of a colour bar reaches a little above it
-            assert min(width, height) < 4, (first, second)
+            # a map's topmost tick label reaches to its colour bar
+            assert min(width, height) < 3 * point, (first, second)
 
 
 def test_marks_lie_where_the_frame_says(whole):
@@ -181,8 +179,9 @@ def test_marks_lie_where_the_frame_says(whole):
     places = {(line.get_marker(), *np.ravel(line.get_xydata())) for line in face_on.lines}
     assert ("+", 0.0, 0.0) in places
     assert ("o", -8.178, 0.0) in places
-    (circle,) = face_on.patches
-    assert (circle.center, circle.radius) == ((0.0, 0.0), 8.178)
+    circles = [line for line in face_on.lines if line.get_marker() == "None"]
+    (circle,) = [line.get_xydata() for line in circles]
+    np.testing.assert_allclose(np.hypot(*circle.T), 8.178)
 
 
 def test_masked_voxels_are_masked_and_x_is_horizontal(products, whole):
@@ -202,6 +201,7 @@ def test_missing_products_are_left_out(only, tmp_path):
     products = make_products(tmp_path / "c.zarr", only=only, status="running")
     figure = draw(products, tmp_path / "overview.png")
     n_map = sum(name not in ("radial", "vertical") for name in only)
+    # each map has a colour bar
     assert len(figure.axes) == 6 * n_map + (len(only) - n_map)
     assert any("unfinished run" in text for text in texts(figure))
 
@@ -210,6 +210,23 @@ def test_profiles_without_samples_have_bands_from_std(tmp_path):
     products = make_products(tmp_path / "c.zarr", only=("radial",), drop=("per_sample", "significance"))
     figure = draw(products, tmp_path / "overview.png")
     assert {"mean ± std", "mean ± 2 std"} <= set(texts(figure))
+
+
+def test_a_statistic_that_is_missing_is_named(tmp_path):
+    products = make_products(tmp_path / "c.zarr", only=("slice_z", "sky"), drop=("significance", "significance_error"))
+    figure = draw(products, tmp_path / "overview.png")
+    assert len(figure.axes) == 8
+    foot = figure.texts[2].get_text().replace("\n", " ")
+    assert foot.endswith("Not in the store: significance of slice_z, significance of sky.")
+
+
+def test_a_map_without_any_value_gives_way_to_the_next(tmp_path):
+    products = make_products(tmp_path / "c.zarr", only=("slice_z", "projection_y"), status="running")
+    group = zarr.open_group(str(products), mode="r+")
+    group["slice_z/mean"][:] = np.nan
+    figure = draw(products, tmp_path / "overview.png")
+    assert "Integral along y" in texts(figure)
+    assert "Slice z = 0 kpc" not in texts(figure)
 
 
 @pytest.mark.parametrize(("suffix", "start"), [(".svg", b"<?xml"), (".pdf", b"%PDF")])
@@ -241,15 +258,18 @@ def test_sky_has_longitude_increasing_to_the_left():
     level = 4
     cells = np.arange(12 * 4**level)
     longitude, latitude = healpy.pix2ang(2**level, cells, nest=True, lonlat=True)
-    from_left = mollweide_raster(longitude, cells, level, "nested", n_row=100)
-    middle = from_left[50]
+
+    def raster(values, cells):
+        view = sky_view(values, cells, level, "nested", statistic="mean", n_row=100)
+        return np.where(view.inside, view.values, np.nan)
+
+    middle = raster(longitude, cells)[50]
     assert middle[60] == pytest.approx(180 * (100 - 60.5) / 100, abs=4)
     assert middle[140] == pytest.approx(360 - 180 * 40.5 / 100, abs=4)
-    up = mollweide_raster(latitude, cells, level, "nested", n_row=100)
+    up = raster(latitude, cells)
     assert up[95, 100] > 60
     assert np.isnan(up[0, 0])
-    half = mollweide_raster(latitude[:5], cells[:5], level, "nested", n_row=100)
-    assert 0 < np.isfinite(half).sum() < 50
+    assert 0 < np.isfinite(raster(latitude[:5], cells[:5])).sum() < 50
 
 
 @settings(max_examples=50, deadline=None)

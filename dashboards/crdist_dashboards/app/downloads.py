@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crdist.errors import CrdistError, SchemaError
+from crdist_dashboards.fits import band_columns, hdu_of
 from crdist_dashboards.records import MapView, ProfileView, SkyView
 
 if TYPE_CHECKING:
@@ -123,18 +124,14 @@ def _dataset(view: View) -> xr.Dataset:
     if isinstance(view, ProfileView):
         x = view.across.name
         up = {"units": view.up.units, "long_name": view.quantity}
-        variables: dict[str, Any] = {"mean": ((x,), view.mean, up)}
-        for band in view.bands:
-            key = re.sub(r"\W+", "_", band.label).strip("_")
-            variables[f"lower_{key}"] = ((x,), band.lower, up)
-            variables[f"upper_{key}"] = ((x,), band.upper, up)
+        variables: dict[str, Any] = {name: ((x,), values, up) for name, values in band_columns(view).items()}
         if view.n_sample:
             variables["per_sample"] = ((x, "sample"), view.samples, up)
         coords: dict[str, Any] = {x: ((x,), view.x, {"units": view.across.units, "long_name": view.across.label})}
         return xr.Dataset(variables, coords, attrs)
     if isinstance(view, SkyView) and view.cells is not None:
         cells = view.cells
-        healpix = {"grid_name": "healpix", "level": cells.level, "indexing_scheme": cells.scheme, "frame": "galactic"}
+        healpix = {"grid_name": "healpix", "level": cells.level, "indexing_scheme": cells.scheme}
         values = {"units": view.units, "long_name": f"{view.quantity}, {view.statistic}"}
         coords = {"cell_ids": (("pixel",), cells.cell_ids, healpix)}
         return xr.Dataset({"value": (("pixel",), cells.values, values)}, coords, attrs)
@@ -184,53 +181,11 @@ def _fits(view: View) -> bytes:
     from astropy.io import fits
 
     file = io.BytesIO()
-    dataset = _dataset(view)
-    hdu: Any
-    if isinstance(view, ProfileView):
-        columns = [fits.Column(view.across.name, "D", unit=view.across.units, array=view.x)]
-        for key, array in dataset.data_vars.items():
-            form = f"{array.shape[1]}D" if array.ndim == 2 else "D"
-            columns.append(fits.Column(str(key), form, unit=view.up.units, array=array.values))
-        hdu = fits.BinTableHDU.from_columns(columns)
-        hdu.header["EXTNAME"] = "PROFILE"
-        hdus = [fits.PrimaryHDU(), hdu]
-    elif isinstance(view, SkyView) and view.cells is not None:
-        cells = view.cells
-        columns = [fits.Column("PIXEL", "K", array=cells.cell_ids)]
-        columns.append(fits.Column("VALUE", "D", unit=view.units, array=cells.values))
-        hdu = fits.BinTableHDU.from_columns(columns)
-        nside = 2**cells.level
-        keys = {"PIXTYPE": "HEALPIX", "ORDERING": cells.scheme.upper(), "NSIDE": nside, "INDXSCHM": "EXPLICIT"}
-        for key, value in {**keys, "COORDSYS": "G", "OBJECT": "PARTIAL"}.items():
-            hdu.header[key] = value
-        hdus = [fits.PrimaryHDU(), hdu]
-    else:
-        hdu = fits.PrimaryHDU(np.asarray(view.values, np.float32))
-        hdu.header["BUNIT"] = view.units
-        for key, value in _coordinates(view).items():
-            hdu.header[key] = value
-        hdus = [hdu]
-    for key in ("title", "statistic", "quantity", "notes"):
-        if key in dataset.attrs:
-            hdu.header["HISTORY"] = f"{key}: {_ascii(str(dataset.attrs[key]))}"
-    fits.HDUList(hdus).writeto(file)
+    part = hdu_of(view)
+    # an image stands first: programs look there
+    parts = [fits.PrimaryHDU(part.data, part.header)] if isinstance(part, fits.ImageHDU) else [fits.PrimaryHDU(), part]
+    fits.HDUList(parts).writeto(file)
     return file.getvalue()
-
-
-def _coordinates(view: MapView | SkyView) -> dict[str, Any]:
-    """World coordinates of an image, in the keywords of FITS."""
-    left, right, bottom, top = view.extent
-    n_up, n_across = view.values.shape
-    names = (("U", ""), ("V", ""))
-    if isinstance(view, MapView):
-        names = ((view.across.name.upper(), view.across.units), (view.up.name.upper(), view.up.units))
-    keys: dict[str, Any] = {}
-    for i, (name, units), start, step in (
-        (1, names[0], left, (right - left) / n_across),
-        (2, names[1], bottom, (top - bottom) / n_up),
-    ):
-        keys |= {f"CTYPE{i}": name, f"CUNIT{i}": units, f"CRPIX{i}": 0.5, f"CRVAL{i}": start, f"CDELT{i}": step}
-    return keys
 
 
 def _zarr(view: View) -> bytes:
@@ -246,8 +201,3 @@ def _zarr(view: View) -> bytes:
             _dataset(view).to_zarr(store, consolidated=False)
             store.close()
         return path.read_bytes()
-
-
-def _ascii(text: str) -> str:
-    plain = text.translate(str.maketrans("⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹·\N{MINUS SIGN}≤≥±°₀☉", "-+0123456789.-<>~do@"))
-    return plain.encode("ascii", "replace").decode()

@@ -67,6 +67,8 @@ class LiveMap:
     theme : Theme
     x_range, y_range : bokeh Range1d, optional
         Of another map, to zoom and pan together.
+    over : LiveMap, optional
+        Another map that always has the same curves, marks and labels over it: they are then sent once.
     on_tap, on_pointer : callable, optional
         Called with the place of a tap, and of the pointer, some 20 times a second at most.
     on_window : callable, optional
@@ -81,6 +83,7 @@ class LiveMap:
         theme: Theme = LIGHT,
         x_range: Range1d | None = None,
         y_range: Range1d | None = None,
+        over: LiveMap | None = None,
         on_tap: Place | None = None,
         on_pointer: Place | None = None,
         on_window: Callable[[float, float, float, float], None] | None = None,
@@ -116,10 +119,19 @@ class LiveMap:
         # a model of its own for each glyph is five times as quick as bokeh.plotting's, which makes five
         values = Image(image="image", x="x", y="y", dw="dw", dh="dh", color_mapper=self.mapper)
         self.figure.add_glyph(self.image, values, level="image")
+        self._over = over
         curve = ("xs", "ys", "colour", "around", "dash", "width", "halo", "label")
-        self._curves = ColumnDataSource({name: [] for name in curve})
-        self._marks = ColumnDataSource({name: [] for name in ("x", "y", "marker", "colour", "around", "label")})
-        self._labels = ColumnDataSource({"x": [], "y": [], "text": []})
+        mark = ("x", "y", "marker", "colour", "around", "label")
+        self._overlays: tuple[ColumnDataSource, ColumnDataSource, ColumnDataSource] = (
+            over._overlays
+            if over is not None
+            else (
+                ColumnDataSource({name: [] for name in curve}),
+                ColumnDataSource({name: [] for name in mark}),
+                ColumnDataSource({"x": [], "y": [], "text": []}),
+            )
+        )
+        self._curves, self._marks, self._labels = self._overlays
         self._draw_overlays()
         self._cross = tuple(
             Span(dimension=way, line_color="#40e0d0", line_width=1.2, line_dash=[5, 4], visible=False)
@@ -165,7 +177,10 @@ class LiveMap:
         if is_sky:
             _set(self.figure, outline_line_color=None)
         _set(self.figure.title, text=f"{view.title}\n{view.statistic}")
-        if before is None or _overlay_key(before) != _overlay_key(view):
+        if isinstance(view, SkyView) and view.labels and not self._has_labels:
+            self._has_labels = True
+            self._draw_labels()
+        if self._over is None and (before is None or _overlay_key(before) != _overlay_key(view)):
             self._show_overlays(view)
 
     def frame(self, extent: tuple[float, float, float, float]) -> None:
@@ -224,9 +239,6 @@ class LiveMap:
             "halo": [style[2] + 1.6 for style in styles],
             "label": [curve.label or curve.kind for curve in curves],
         }
-        if texts and not self._has_labels:
-            self._has_labels = True
-            self._draw_labels()
         self._labels.data = {
             "x": [text[0] for text in texts],
             "y": [text[1] for text in texts],

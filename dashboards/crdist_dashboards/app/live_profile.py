@@ -25,6 +25,9 @@ DASHES = {
     "mean": "solid",
     "sample": "solid",
 }
+LEGEND_WIDTH = 560
+"""Pixels up to which a legend is one line above the figure; a longer one stands to its right."""
+
 MARKERS = ("circle", "square", "triangle", "diamond")
 
 
@@ -156,7 +159,9 @@ class LiveProfile:
         ]
         if self._legend:
             shown = [item for item, label in zip(self._items, labels, strict=True) if label]
-            legend = Legend(items=shown, location="top_right")
+            is_short = sum(6 * len(label) + 40 for label in labels if label) < LEGEND_WIDTH
+            # beside the curves: on them it would hide the ends of bands
+            legend = Legend(items=shown, location="top_left", orientation="horizontal" if is_short else "vertical")
             legend.update(
                 background_fill_color=theme.ground,
                 background_fill_alpha=0.75,
@@ -165,12 +170,12 @@ class LiveProfile:
                 label_text_font_size="11px",
                 glyph_height=12,
                 glyph_width=18,
-                spacing=0,
-                padding=4,
-                margin=4,
+                spacing=12 if is_short else 0,
+                padding=0,
+                margin=2,
                 click_policy="hide",
             )
-            plot.add_layout(legend)
+            plot.add_layout(legend, "above" if is_short else "right")
         style_figure(plot, theme)
         return plot
 

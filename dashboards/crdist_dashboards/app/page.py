@@ -12,15 +12,16 @@ import panel as pn
 
 from crdist.errors import CrdistError
 from crdist_dashboards.app.session import Session, Tab
-from crdist_dashboards.app.state import TABS, State, from_query, to_query
+from crdist_dashboards.app.state import SEVERAL_STORES, TABS, State, from_query, to_query
 from crdist_dashboards.app.stores import Stores
+from crdist_dashboards.app.tabs.beside import BesideTab
 from crdist_dashboards.app.tabs.compare import CompareTab
 from crdist_dashboards.app.tabs.maps import ProjectionsTab, SlicesTab
 from crdist_dashboards.app.tabs.profiles import ProfilesTab
 from crdist_dashboards.app.tabs.run import RunTab
 from crdist_dashboards.app.tabs.samples import SamplesTab
 from crdist_dashboards.app.tabs.sky import SkyTab
-from crdist_dashboards.app.theme import DARK, LIGHT, Theme
+from crdist_dashboards.app.theme import DARK, LIGHT, Theme, style_of_choices
 from crdist_dashboards.overlays import ALL
 
 __all__ = ["Page", "build", "page_title", "warm_up"]
@@ -37,6 +38,7 @@ TAB_TYPES: dict[str, type[Tab]] = {
     "profiles": ProfilesTab,
     "samples": SamplesTab,
     "compare": CompareTab,
+    "beside": BesideTab,
     "run": RunTab,
 }
 
@@ -75,10 +77,11 @@ class Page:
             self.session.open()
             # products are those of the store that the link names
             notices = from_query(self.state, search)
-        names = [name for name in TABS if name != "compare" or len(stores.names) > 1]
-        if self.state.tab not in names:
-            self.state.tab = names[0]
+        names = [name for name in TABS if name not in SEVERAL_STORES or len(stores.names) > 1]
         self.tabs = {name: TAB_TYPES[name](self.session) for name in names}
+        if self.state.tab not in names or ("tab=" not in search and not self._has(self.state.tab)):
+            # one that has something to show
+            self.state.tab = next(filter(self._has, names), names[0])
         self._notice = pn.pane.Alert("", alert_type="warning", visible=False, sizing_mode="stretch_width")
         self._notice.param.update(object=escape("; ".join(notices)), visible=bool(notices))
         self._about = pn.pane.HTML("", margin=(4, 10), styles={"color": self.theme.faint})
@@ -87,6 +90,7 @@ class Page:
             active=names.index(self.state.tab),
             dynamic=False,
             sizing_mode="stretch_width",
+            stylesheets=style_of_choices(self.theme),
         )
         self.view = pn.Column(self._header(), self._notice, self._panes, sizing_mode="stretch_width", margin=0)
         self._panes.param.watch(self._tab_changed, "active")
@@ -107,16 +111,22 @@ class Page:
             return
         self._stale()
 
+    def _has(self, tab: str) -> bool:
+        """Whether the store holds what a tab shows."""
+        product = TAB_TYPES[tab].product
+        return not product or getattr(self.state, product) is not None
+
     def _header(self) -> pn.Row:
         theme, state = self.theme, self.state
+        chosen = style_of_choices(theme)
         title = pn.pane.HTML(
             f"<b style='font-size:17px'>{escape(_heading(self.session))}</b>",
             margin=(6, 10),
             styles={"color": theme.text},
         )
-        scale = pn.widgets.RadioButtonGroup.from_param(state.param.scale, width=170, align="center")
+        scale = pn.widgets.RadioButtonGroup.from_param(state.param.scale, width=170, align="center", stylesheets=chosen)
         overlays = pn.widgets.CheckButtonGroup(
-            options=list(ALL), value=list(state.overlays), width=330, align="center", margin=(5, 10)
+            options=list(ALL), value=list(state.overlays), width=330, align="center", margin=(5, 10), stylesheets=chosen
         )
         overlays.link(state, value="overlays")
         switch = pn.widgets.Button(label="light" if theme is DARK else "dark", width=60, align="center")

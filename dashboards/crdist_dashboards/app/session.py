@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
+import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crdist.errors import CrdistError
 from crdist_dashboards.app.state import State, offer
@@ -13,7 +15,10 @@ from crdist_dashboards.app.stores import Stores
 from crdist_dashboards.app.theme import Theme
 from crdist_dashboards.products import ProductsSource
 
-__all__ = ["Session", "Tab", "at_once"]
+if TYPE_CHECKING:
+    from bokeh.document import Document
+
+__all__ = ["Session", "Tab", "at_once", "seconds_since_last_step", "steps_of"]
 
 logger = logging.getLogger("crdist")
 
@@ -88,6 +93,31 @@ def at_once(*, is_new: bool = False) -> Iterator[None]:
 
     with pn.io.hold(pn.state.curdoc, freeze=is_new):
         yield
+    _note_step()
+
+
+def seconds_since_last_step() -> float:
+    """How long ago a page of this server has last changed what it shows."""
+    return time.monotonic() - _last_step
+
+
+def steps_of(document: Document) -> int:
+    """How often the page of a document has changed what it shows; Panel tells a document's own listeners late."""
+    return _steps.get(document, 0)
+
+
+def _note_step() -> None:
+    import panel as pn
+
+    global _last_step
+    _last_step = time.monotonic()
+    document = pn.state.curdoc
+    if document is not None:
+        _steps[document] = _steps.get(document, 0) + 1
+
+
+_last_step = time.monotonic()
+_steps: weakref.WeakKeyDictionary[Document, int] = weakref.WeakKeyDictionary()
 
 
 class Tab:
@@ -157,6 +187,7 @@ class Tab:
         # names of files come from the command line, but may hold anything
         self._message.object = text.translate(ESCAPES)
         self._message.visible = bool(text)
+        _note_step()
 
 
 ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "*": "\\*", "_": "\\_", "`": "\\`", "[": "\\["})

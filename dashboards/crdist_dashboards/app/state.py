@@ -11,9 +11,12 @@ import param
 from crdist_dashboards.overlays import ALL
 from crdist_dashboards.products import ProductInfo, ProductsSource
 
-__all__ = ["TABS", "State", "from_query", "offer", "to_query"]
+__all__ = ["SEVERAL_STORES", "TABS", "State", "from_query", "offer", "to_query"]
 
-TABS = ("slices", "projections", "sky", "profiles", "samples", "compare", "run")
+TABS = ("slices", "projections", "sky", "profiles", "samples", "compare", "beside", "run")
+SEVERAL_STORES = ("compare", "beside")
+"""Tabs that two stores are needed for."""
+
 MAPS = ("slice", "projection", "volume")
 
 
@@ -59,6 +62,9 @@ class State(param.Parameterized):  # type: ignore[misc]
         check_on_set=True,
         allow_None=True,
         doc="Products store that is compared with the first.",
+    )
+    statistic = param.Selector(
+        default="mean", objects=["mean", "std", "significance"], doc="What is shown of two stores side by side."
     )
     compared = param.Selector(
         default=None, objects=[], check_on_set=True, allow_None=True, doc="Product in the tab of comparisons."

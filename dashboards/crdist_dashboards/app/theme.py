@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bokeh.plotting import figure as Figure
 
-__all__ = ["DARK", "LIGHT", "Theme", "style_figure"]
+__all__ = ["DARK", "LIGHT", "Theme", "style_figure", "style_of_choices"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,12 @@ DARK = Theme(
     fit="#ff7d92",
     points=("#ffab70", "#7fdca4", "#c9a5ff", "#e6d36a"),
 )
+
+
+def style_of_choices(theme: Theme) -> list[str]:
+    """Style sheets of tabs and of buttons to choose by: what is chosen can be told on both grounds."""
+    chosen = f"color: {theme.text} !important; box-shadow: inset 0 -3px 0 {theme.accent} !important;"
+    return [f":host .bk-tab.bk-active, :host .bk-btn.bk-active {{ {chosen} }}"]
 
 
 def style_figure(figure: Figure, theme: Theme, *, size: str = "11px") -> None:

@@ -45,6 +45,8 @@ class Triptych:
     zoomed : callable, optional
         Called when `window` has changed: maps of it show more of a large plane.
     n_map : int
+    same_overlays : bool
+        Whether all maps have the same colours for what is drawn over them.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Triptych:
         safely: Callable[[Callable[[], Any]], None],
         zoomed: Callable[[], None] | None = None,
         n_map: int = 3,
+        same_overlays: bool = True,
     ) -> None:
         import panel as pn
 
@@ -67,11 +70,14 @@ class Triptych:
         self._asked: Window | None = None
         self._waiting = False
         self._is_thinned = False
+        self._is_late = False
         self._middle = (0.0, 0.0)
         self.maps: list[LiveMap] = []
         for _ in range(n_map):
             # one of the maps says for all what is looked at
-            shared: dict[str, Any] = self.maps[0].ranges if self.maps else {"on_window": self._looked}
+            shared: dict[str, Any] = {"on_window": self._looked}
+            if self.maps:
+                shared = {**self.maps[0].ranges, "over": self.maps[0] if same_overlays else None}
             live = LiveMap(theme=session.theme, on_tap=self._tapped, on_pointer=self._pointed, **shared)
             self.maps.append(live)
         self.profiles = (LiveProfile(theme=session.theme, height=240), LiveProfile(theme=session.theme, height=240))
@@ -87,6 +93,8 @@ class Triptych:
         ]
         below = pn.Row(*lines_below, sizing_mode="stretch_width")
         self.view = pn.Column(self._readout, self._grid, self._notes, below, sizing_mode="stretch_width", margin=0)
+        # an error may come before the first maps
+        self.view.visible = False
         self._point("")
 
     def show(self, views: tuple[MapView, ...]) -> None:
@@ -106,14 +114,25 @@ class Triptych:
             if self._grid.ncols != columns:
                 self._grid.ncols = columns
         self._notes.object = notes_of(views)
+        self.view.visible = True
         self.cross()
 
     def cross(self) -> None:
         """Put the crosshair where the state says, by default at the Sun, and draw the lines through it."""
-        x, y = self._place()
+        import panel as pn
+
+        place = self._place()
         for live in self.maps:
-            live.cross(x, y)
-        for live_profile, view in zip(self.profiles, self._lines(x, y), strict=True):
+            live.cross(*place)
+        if pn.state.loaded:
+            self._draw_lines()
+        elif not self._is_late:
+            # a browser that opens the page gets the maps first
+            self._is_late = True
+            pn.state.onload(lambda: self._safely(self._draw_lines))
+
+    def _draw_lines(self) -> None:
+        for live_profile, view in zip(self.profiles, self._lines(*self._place()), strict=True):
             live_profile.show(view)
 
     def downloads(self, names: tuple[str, ...], name: Callable[[], str], failed: Callable[[str], None]) -> Any:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-import unicodedata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from crdist import __version__
 from crdist_dashboards.figures.paper import PaperFigure
+from crdist_dashboards.fits import ascii_text, band_columns, hdu_of
 from crdist_dashboards.products import ProductsSource
-from crdist_dashboards.records import MapView, ProfileView, SkyView
+from crdist_dashboards.records import ProfileView
 
 __all__ = ["write_data", "write_text"]
-
-ASCII = str.maketrans("\N{MINUS SIGN}\N{MULTIPLICATION SIGN}≤⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹₀χσ", "-x<-+01234567890XS")
 
 
 def write_data(figure: PaperFigure, folder: Path) -> list[Path]:
@@ -78,58 +74,15 @@ def _write_maps(figure: PaperFigure, views: list[Any], path: Path) -> Path:
     from astropy.io import fits
 
     primary = fits.PrimaryHDU()
-    primary.header["TITLE"] = _ascii(figure.title)
+    primary.header["TITLE"] = ascii_text(figure.title)
     primary.header["ORIGIN"] = f"crdist {__version__}"
     parts = [primary]
     for i, view in enumerate(views, 1):
-        part = _map_hdu(view) if isinstance(view, MapView) else _sky_hdu(view)
+        part = hdu_of(view)
         part.header["EXTNAME"] = f"PANEL{i}"
-        for key, text in (("TITLE", view.title), ("STATIST", view.statistic), ("QUANTITY", view.quantity)):
-            part.header[key] = _ascii(text)
-        for note in view.notes:
-            part.header["COMMENT"] = _ascii(note)
         parts.append(part)
     fits.HDUList(parts).writeto(path, overwrite=True)
     return path
-
-
-def _map_hdu(view: MapView) -> Any:
-    from astropy.io import fits
-
-    part = fits.ImageHDU(np.asarray(view.values, dtype=np.float32))
-    left, right, bottom, top = view.extent
-    n_up, n_across = view.values.shape
-    for i, axis, low, high, n in ((1, view.across, left, right, n_across), (2, view.up, bottom, top, n_up)):
-        part.header[f"CTYPE{i}"] = axis.name.upper()
-        part.header[f"CUNIT{i}"] = axis.units
-        # the outer edge of the first pixel
-        part.header[f"CRPIX{i}"] = 0.5
-        part.header[f"CRVAL{i}"] = low
-        part.header[f"CDELT{i}"] = (high - low) / n
-    part.header["BUNIT"] = view.units
-    return part
-
-
-def _sky_hdu(view: SkyView) -> Any:
-    from astropy.io import fits
-
-    cells = view.cells
-    assert cells is not None
-    columns = [
-        fits.Column("PIXEL", "K", array=np.asarray(cells.cell_ids, dtype=np.int64)),
-        fits.Column("VALUE", "D", unit=view.units or None, array=np.asarray(cells.values, dtype=np.float64)),
-    ]
-    part = fits.BinTableHDU.from_columns(columns)
-    keys = {
-        "PIXTYPE": "HEALPIX",
-        "ORDERING": "NESTED" if cells.scheme == "nested" else "RING",
-        "NSIDE": 2**cells.level,
-        "COORDSYS": "G",
-        "INDXSCHM": "EXPLICIT",
-    }
-    for key, value in keys.items():
-        part.header[key] = value
-    return part
 
 
 def _write_profile(view: ProfileView, path: Path) -> Path:
@@ -138,11 +91,7 @@ def _write_profile(view: ProfileView, path: Path) -> Path:
     table = Table(meta=_meta(view))
     table[view.across.name] = view.x
     table[view.across.name].unit = view.across.units or None
-    columns = {"mean": view.mean}
-    for band in view.bands:
-        name = band.label.replace(" % of the samples", "").replace(" ", "_").replace("±", "pm")
-        columns |= {f"band_{name}_lower": band.lower, f"band_{name}_upper": band.upper}
-    columns |= {f"sample_{i}": view.samples[:, i] for i in range(view.n_sample)}
+    columns = band_columns(view) | {f"sample_{i}": view.samples[:, i] for i in range(view.n_sample)}
     for name, values in columns.items():
         table[name] = values
         table[name].unit = view.up.units or None
@@ -183,9 +132,3 @@ def _meta(view: ProfileView) -> dict[str, Any]:
         "lines": lines,
         "notes": list(view.notes),
     }
-
-
-def _ascii(text: str) -> str:
-    """A header of FITS holds ASCII alone."""
-    plain = unicodedata.normalize("NFKD", text.translate(ASCII).replace("±", "+-"))
-    return plain.encode("ascii", "replace").decode()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from crdist_dashboards.records import MapView, ProfileView, SkyView
-from crdist_dashboards.render.matplotlib import AA, PrintStyle, draw_map, draw_profile, draw_sky, unit_label
+from crdist_dashboards.render.matplotlib import AA, PrintStyle, draw_map, draw_profile, draw_sky, outlined, unit_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +27,9 @@ GAP_X, GAP_SKY, GAP_PROFILE = 11.5, 7.5, 19.0
 BAR, BAR_GAP, TICKS = 1.9, 0.9, 3.6
 BELOW_MAP, BELOW_SKY, BELOW_PROFILE = 8.0, 2.5, 8.0
 ROW_GAP = 2.0
+HEADING = 1.5
+"""Size of a heading, in units of the text."""
+
 PROFILE_ASPECT = 0.72
 LINE = 0.3528 * 1.25
 """Height of a line of text, mm per point."""
@@ -36,14 +40,37 @@ MIN_ASPECT = 0.22
 MM = 1.0 / 25.4
 
 
-def lay_out(rows: Sequence[Sequence[View]], width_mm: float, style: PrintStyle = AA) -> Figure:
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Where the panels of a row stand."""
+
+    margin: float
+    panel: float
+    """Width of one."""
+    gap: float
+
+
+def lay_out(
+    rows: Sequence[Sequence[View]],
+    width_mm: float,
+    style: PrintStyle = AA,
+    *,
+    heading: str = "",
+    notes: str = "",
+    foot: str = "",
+) -> Figure:
     """Draw views in rows of equally wide panels, each under its title, colour bar, statistic and unit.
 
     Parameters
     ----------
     rows : sequence of sequence of view
+        A row holds profiles alone, or none; one with fewer panels than others ends earlier.
     width_mm : float, mm
     style : PrintStyle
+    heading : str
+        Above all; by default the quantity, where all panels show one and none says so itself.
+    notes, foot : str
+        Below the heading, and at the bottom; smaller.
 
     Returns
     -------
@@ -53,64 +80,82 @@ def lay_out(rows: Sequence[Sequence[View]], width_mm: float, style: PrintStyle =
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    n_column = max(map(len, rows))
-    gap = GAP_SKY if all(isinstance(view, SkyView) for row in rows for view in row) else GAP_X
     views = [view for row in rows for view in row]
-    has_profile = any(isinstance(view, ProfileView) for view in views)
-    margin = LEFT_PROFILE if has_profile else LEFT
-    gap = GAP_PROFILE if has_profile else gap
-    panel = (width_mm - margin - RIGHT - (n_column - 1) * gap) / n_column
     is_mixed = len({view.quantity for view in views}) > 1
-    heads = [max(_head(view, panel, style, is_mixed) for view in row) for row in rows]
-    bodies = [max(panel * _aspect(view) for view in row) for row in rows]
-    feet = [max(_foot(view, panel, style) for view in row) for row in rows]
+    columns = _columns_of(rows, width_mm)
+    heads = [max(_head(view, at.panel, style, is_mixed) for view in row) for row, at in zip(rows, columns, strict=True)]
+    bodies = [max(at.panel * _aspect(view) for view in row) for row, at in zip(rows, columns, strict=True)]
+    feet = [max(_foot(view, at.panel, style) for view in row) for row, at in zip(rows, columns, strict=True)]
+    left, inner = columns[0].margin, width_mm - columns[0].margin - RIGHT
     # a profile's own axis says it
     is_said = is_mixed or all(isinstance(view, ProfileView) for view in views)
-    title = [] if is_said else _wrapped(_capital(views[0].quantity), width_mm - margin - RIGHT, style.text_pt)
-    above = TOP + len(title) * style.text_pt * LINE + (0.6 if title else 0.0)
-    height = above + BOTTOM + sum(heads) + sum(bodies) + sum(feet) + ROW_GAP * (len(rows) - 1)
+    title = [heading] if heading else [] if is_said else _wrapped(_capital(views[0].quantity), inner, style.text_pt)
+    title_pt = HEADING * style.text_pt if heading else style.text_pt
+    below_title, at_foot = (_wrapped(text, inner, style.small_pt) if text else [] for text in (notes, foot))
+    above = TOP + len(title) * title_pt * LINE + (0.6 if title else 0.0)
+    notes_at, above = above, above + (len(below_title) * style.small_pt * LINE + ROW_GAP if below_title else 0.0)
+    below = BOTTOM + (len(at_foot) * style.small_pt * LINE + ROW_GAP if at_foot else 0.0)
+    height = above + below + sum(heads) + sum(bodies) + sum(feet) + ROW_GAP * (len(rows) - 1)
     figure = Figure(figsize=(width_mm * MM, height * MM), facecolor="white")
     FigureCanvasAgg(figure)
 
     def place(left: float, bottom: float, wide: float, tall: float) -> Axes:
         return figure.add_axes((left / width_mm, bottom / height, wide / width_mm, tall / height))
 
+    def write(lines: list[str], top: float, size_pt: float, **looks: Any) -> None:
+        figure.text(left / width_mm, 1 - top / height, "\n".join(lines), fontsize=size_pt, va="top", **looks)
+
     if title:
-        figure.text(margin / width_mm, 1 - TOP / height, "\n".join(title), fontsize=style.text_pt, va="top")
+        write(title, TOP, title_pt, weight="bold" if heading else "normal")
+    if below_title:
+        write(below_title, notes_at, style.small_pt, color="0.3")
+    if at_foot:
+        write(at_foot, height - below + ROW_GAP, style.small_pt, color="0.3")
     top = height - above
-    for row, head, body, foot in zip(rows, heads, bodies, feet, strict=True):
-        n_label = max((len(_label(view, panel, style)) for view in row if not isinstance(view, ProfileView)), default=0)
+    for row, at, head, body, foot_height in zip(rows, columns, heads, bodies, feet, strict=True):
+        n_label = max(
+            (len(_label(view, at.panel, style)) for view in row if not isinstance(view, ProfileView)), default=0
+        )
         for i, view in enumerate(row):
-            left = margin + i * (panel + gap)
-            tall = panel * _aspect(view)
+            start = at.margin + i * (at.panel + at.gap)
+            tall = at.panel * _aspect(view)
             bottom = top - head - tall
-            axes = place(left, bottom, panel, tall)
-            lines = _title(view, panel, style, is_mixed)
+            axes = place(start, bottom, at.panel, tall)
             if isinstance(view, ProfileView):
-                _draw_profile(
-                    figure,
-                    axes,
-                    view,
-                    style,
-                    (panel, tall),
-                    ((left - LEGEND_LEFT) / width_mm, (bottom - BELOW_PROFILE) / height),
-                )
-                at = bottom + tall + 1.0
+                corner = (start - LEGEND_LEFT) / width_mm, (bottom - BELOW_PROFILE) / height
+                _draw_profile(figure, axes, view, style, (at.panel, tall), corner)
+                words_at = bottom + tall + 1.0
             else:
-                bar = place(left, bottom + tall + BAR_GAP, panel, BAR)
+                bar = place(start, bottom + tall + BAR_GAP, at.panel, BAR)
                 if isinstance(view, MapView):
                     draw_map(axes, bar, view, style)
                     _note_stretch(axes, view, style)
                 else:
                     draw_sky(axes, bar, view, style)
-                label = _label(view, panel, style)
-                bar.set_xlabel("\n".join(label), fontsize=style.small_pt, labelpad=2.0)
-                at = bottom + tall + BAR_GAP + BAR + TICKS + n_label * style.small_pt * LINE
-            words = "\n".join(lines)
-            place_of = left / width_mm, at / height
-            figure.text(*place_of, words, fontsize=style.text_pt, va="bottom", linespacing=1.15)
-        top -= head + body + foot + ROW_GAP
+                bar.set_xlabel("\n".join(_label(view, at.panel, style)), fontsize=style.small_pt, labelpad=2.0)
+                words_at = bottom + tall + BAR_GAP + BAR + TICKS + n_label * style.small_pt * LINE
+            words = "\n".join(_title(view, at.panel, style, is_mixed))
+            figure.text(
+                start / width_mm, words_at / height, words, fontsize=style.text_pt, va="bottom", linespacing=1.15
+            )
+        top -= head + body + foot_height + ROW_GAP
     return figure
+
+
+def _columns_of(rows: Sequence[Sequence[View]], width_mm: float) -> list[_Columns]:
+    """Panels of maps stand below each other from row to row; those of profiles have columns of their own."""
+
+    def share(views: Sequence[Sequence[View]], margin: float, gap: float) -> _Columns:
+        n = max(map(len, views), default=1)
+        return _Columns(margin, (width_mm - margin - RIGHT - (n - 1) * gap) / n, gap)
+
+    is_profiles = [any(isinstance(view, ProfileView) for view in row) for row in rows]
+    maps = [row for row, is_one in zip(rows, is_profiles, strict=True) if not is_one]
+    are_skies = all(isinstance(view, SkyView) for row in maps for view in row)
+    of_maps = share(maps, LEFT, GAP_SKY if are_skies else GAP_X)
+    profiles = [row for row, is_one in zip(rows, is_profiles, strict=True) if is_one]
+    of_profiles = share(profiles, LEFT_PROFILE, GAP_PROFILE)
+    return [of_profiles if is_one else of_maps for is_one in is_profiles]
 
 
 def _draw_profile(
@@ -202,8 +247,6 @@ def _true_aspect(view: MapView) -> float:
 
 
 def _note_stretch(axes: Axes, view: MapView, style: PrintStyle) -> None:
-    from crdist_dashboards.drawing import outlined
-
     stretch = MIN_ASPECT / _true_aspect(view)
     if stretch > 1.02:
         text = axes.text(0.99, 0.04, f"{view.up.name} stretched by {stretch:.2g}", transform=axes.transAxes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from crdist.errors import SchemaError
 from crdist_dashboards.figures.layout import View
@@ -198,6 +198,17 @@ def _projections_magellanic(stores: Stores) -> PaperFigure:
     return _three_axes(_magellanic(stores), "A2", "projections_magellanic", title)
 
 
+def _evidence(stores: Stores) -> PaperFigure:
+    source = _posterior(stores)
+    view = source.evidence()
+    # draws may lie close together: the one that is named is the truth
+    marks = tuple(mark if mark.label == "truth" else replace(mark, label="") for mark in view.marks)
+    view = replace(view, marks=marks)
+    text = "Logarithm of the posterior density of (ln length, ln slope), relative to its maximum."
+    title = "Evidence of length and slope"
+    return PaperFigure("A3", "evidence", title, _caption(text, [view]), ((view,),), COLUMN, (source,))
+
+
 FIGURES: tuple[tuple[str, Callable[[Stores], PaperFigure]], ...] = (
     ("1", _gamma_sky),
     ("2", _gas_slice),
@@ -213,6 +224,7 @@ FIGURES: tuple[tuple[str, Callable[[Stores], PaperFigure]], ...] = (
     ("12", _vertical),
     ("A1", _midplane_magellanic),
     ("A2", _projections_magellanic),
+    ("A3", _evidence),
 )
 """Number of each figure and what makes it; it raises a `SchemaError` that says what is missing."""
 

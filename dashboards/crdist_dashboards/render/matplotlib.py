@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from crdist_dashboards.drawing import MINUS, outlined
 from crdist_dashboards.records import Curve, MapView, Mark, ProfileView, SkyView
 from crdist_dashboards.scales import COLOUR_MAPS, GREY, SUPERSCRIPT, unicode_units
 
@@ -19,7 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.image import AxesImage
 
-__all__ = ["AA", "PrintStyle", "draw_map", "draw_profile", "draw_sky", "print_settings", "unit_label"]
+__all__ = ["AA", "PrintStyle", "draw_map", "draw_profile", "draw_sky", "outlined", "print_settings", "unit_label"]
+
+MINUS = "\N{MINUS SIGN}"
 
 SAMPLE_COLOUR, MEAN_COLOUR, FIT_COLOUR, TRUTH_COLOUR = "#4c72b0", "#1f3b73", "#d1495b", "#2b7a4b"
 POINT_STYLES = (("s", "#b5521b"), ("o", "#2b7a4b"), ("^", "#6b3fa0"), ("D", "#7a6a00"), ("v", "#444444"))
@@ -90,6 +91,13 @@ def unit_label(text: str, units: str, power: int = 0) -> str:
     """A label with its unit in brackets, as in ``mean of 12 samples [10⁻¹⁰ cm⁻³]``."""
     unit = unicode_units(units, power)
     return f"{text} [{unit}]" if unit else text
+
+
+def outlined(width: float, colour: str = "black") -> list[Any]:
+    """Path effects that keep a mark or a text legible on any colour."""
+    from matplotlib import patheffects
+
+    return [patheffects.withStroke(linewidth=width, foreground=colour, alpha=0.65)]
 
 
 def draw_map(axes: Axes, bar: Axes, view: MapView, style: PrintStyle = AA) -> AxesImage:

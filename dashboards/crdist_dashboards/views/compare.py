@@ -38,7 +38,8 @@ def comparison(
     Parameters
     ----------
     a, b : ProductsSource
-        Of one quantity's unit and one frame. Where their grids differ, b is interpolated bilinearly on a's.
+        Of one quantity's unit and one frame. Where their grids differ, b is interpolated bilinearly on a's, and
+        linearly between two layers of a volume.
     product : str
         A map that both have.
     axis, at_kpc, scale, window, overlays
@@ -61,8 +62,8 @@ def comparison(
     common = scale if isinstance(scale, ColourScale) else _common_scale(a, b, first, second, scale)
     view = map_view(a, product, axis=axis, at_kpc=at_kpc, scale=common, window=window, overlays=overlays)
     across, up = (part.axis.centres[part.index] for part in shown(first, window, MAX_PIXELS))
-    mean_b, std_b = (_values_at(b, second, name, across, up).T for name in ("mean", "std"))
-    std_a = _values_at(a, first, "std", across, up).T
+    mean_b, std_b = (_values_at(b, second, name, across, up, first.at_kpc).T for name in ("mean", "std"))
+    std_a = _values_at(a, first, "std", across, up, first.at_kpc).T
     spread = np.sqrt(std_a**2 + std_b**2)
     sigma = np.full(spread.shape, np.nan)
     np.divide(view.values - mean_b, spread, out=sigma, where=spread > 0)
@@ -99,7 +100,9 @@ def _check(a: ProductsSource, b: ProductsSource, first: Cut, second: Cut) -> tup
     if a.frame != b.frame:
         raise SchemaError(f"{both}: frames {a.frame} and {b.frame} differ; make both in one frame")
     if first.info.units != second.info.units:
-        raise SchemaError(f"{both}: units {first.info.units!r} and {second.info.units!r} differ")
+        raise SchemaError(
+            f"{both}: units {first.info.units!r} and {second.info.units!r} differ; look at them side by side instead"
+        )
     kinds = [(cut.info.kind, cut.axis) for cut in (first, second)]
     if kinds[0] != kinds[1]:
         raise SchemaError(f"{both}: is a {kinds[0][0]} along {kinds[0][1]} and a {kinds[1][0]} along {kinds[1][1]}")
@@ -114,23 +117,41 @@ def _check(a: ProductsSource, b: ProductsSource, first: Cut, second: Cut) -> tup
     elif first.at_kpc is not None and second.at_kpc is not None and abs(first.at_kpc - second.at_kpc) > 1e-6:
         if first.info.kind == "slice":
             raise SchemaError(f"{both}: lies at {first.axis} = {first.at_kpc:g} and {second.at_kpc:g} kpc")
-        notes.append(f"the second at {first.axis} = {second.at_kpc:g} kpc, its nearest layer")
+        layers = " and ".join(f"{cut.at_kpc:g}" for cut, _ in _layers(b, second, first.at_kpc))
+        notes.append(f"the second is interpolated linearly between its layers at {first.axis} = {layers} kpc")
     if (first.across, first.up) != (second.across, second.up):
         notes.append("the second's mean and std are interpolated bilinearly on the grid of the first")
     return tuple(notes)
 
 
-def _values_at(source: ProductsSource, cut: Cut, statistic: str, across: Array, up: Array) -> Array:
-    """Values at points of a plane, float64, shape (across, up): exact at voxel centres, bilinear between them."""
+def _values_at(
+    source: ProductsSource, cut: Cut, statistic: str, across: Array, up: Array, at_kpc: float | None
+) -> Array:
+    """Values at points of a plane, float64, shape (across, up): exact at voxel centres, linear between them."""
     (i, weight_i), (j, weight_j) = _neighbours(cut.across, across), _neighbours(cut.up, up)
     total = np.zeros((across.size, up.size))
-    for m in range(2):
-        for n in range(2):
-            values = plane_values(source, cut, statistic, None, i[m], j[n]).astype(np.float64)
-            weight = weight_i[m][:, None] * weight_j[n]
-            # a masked neighbour without weight masks nothing
-            total += np.where(weight == 0, 0.0, weight * values)
+    for layer, share in _layers(source, cut, at_kpc):
+        for m in range(2):
+            for n in range(2):
+                values = plane_values(source, layer, statistic, None, i[m], j[n]).astype(np.float64)
+                weight = share * weight_i[m][:, None] * weight_j[n]
+                # a masked neighbour without weight masks nothing
+                total += np.where(weight == 0, 0.0, weight * values)
     return total
+
+
+def _layers(source: ProductsSource, cut: Cut, at_kpc: float | None) -> list[tuple[Cut, float]]:
+    """The layers of a volume on both sides of a place, with their weights; of anything else, the plane itself."""
+    if cut.index is None or at_kpc is None:
+        return [(cut, 1.0)]
+    axis = cut.info.grid_axis(cut.axis)
+    (below, above), (left, right) = _neighbours(axis, np.array([at_kpc]))
+    sides = [(int(below[0]), float(left[0])), (int(above[0]), float(right[0]))]
+    return [
+        (replace(cut, index=index, at_kpc=round(float(axis.centres[index]), 9) + 0.0), weight)
+        for index, weight in sides
+        if weight
+    ]
 
 
 def _neighbours(axis: GridAxis, places: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:

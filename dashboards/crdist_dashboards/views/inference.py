@@ -19,8 +19,10 @@ from crdist.schema import (
     open_group,
     read_posterior_header,
 )
-from crdist_dashboards.records import AxisLabel, Band, Line, MapView, Mark, ProfileView, SkyView
-from crdist_dashboards.scales import COLOUR_MAPS, LOG_SPAN, ColourScale, ScaleKind, colour_scale, power_of_ten
+from crdist_dashboards.records import MapView, ProfileView, SkyView
+from crdist_dashboards.scales import COLOUR_MAPS, ColourScale, ScaleKind, colour_scale
+from crdist_dashboards.views.course import COURSES, course_view
+from crdist_dashboards.views.evidence import evidence_view
 from crdist_dashboards.views.sky import N_ROW, Projection, sky_view
 
 __all__ = ["HYPERPARAMETERS", "InferenceSource"]
@@ -37,18 +39,6 @@ RESIDUAL_SIGMA = 3.0
 
 N_TRY = 5
 """How often a store that changes while it is opened is opened again."""
-
-EVIDENCE_DEPTH = 12.5
-"""What lies farther below the maximum of the log evidence has the lowest colour: five standard deviations."""
-
-COURSES = {
-    "energy": ("iteration_energy", "variational energy"),
-    "reduced chi2": ("iteration_reduced_chi2", "χ² per used pixel, mean over samples"),
-    "length": ("iteration_length", "correlation length"),
-    "slope": ("iteration_slope", "slope of the spectrum"),
-    "scale": ("iteration_scale", "prior standard deviation of ln(density)"),
-    "offset": ("iteration_offset", "prior mean of ln(density / cm⁻³)"),
-}
 
 
 class InferenceSource:
@@ -106,6 +96,11 @@ class InferenceSource:
     def status(self) -> str:
         """``running`` or ``complete``."""
         return str(self.attrs.get("status", ""))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of each view must know."""
+        return () if self.status == "complete" else ("unfinished inference",)
 
     @property
     def n_sample(self) -> int:
@@ -198,7 +193,7 @@ class InferenceSource:
             centre=centre,
             size_deg=size_deg,
             mask=~used,
-            notes=[*notes, *self._running()],
+            notes=[*notes, *self.notes],
             n_row=n_row,
         )
 
@@ -247,7 +242,7 @@ class InferenceSource:
         """
         if not self.has("iteration_energy") or not self.read("iteration_energy").size:
             raise SchemaError(f"{self.path}: no iteration is stored yet")
-        return tuple(self._course(name) for name, (variable, _) in COURSES.items() if self.has(variable))
+        return tuple(course_view(self, name) for name, (variable, _) in COURSES.items() if self.has(variable))
 
     def evidence(self) -> MapView:
         """The logarithm of the posterior density of correlation length and slope, relative to its maximum.
@@ -255,43 +250,14 @@ class InferenceSource:
         Returns
         -------
         MapView
-            Its axes are natural logarithms, in which the grid is even; the draws and, of a synthetic sky, the truth
-            are marked.
+            See `evidence_view`.
 
         Raises
         ------
         SchemaError
             If the inference has no grid of evidence: it ran in another mode.
         """
-        if not self.has("evidence"):
-            raise SchemaError(f"{self.path}: holds no evidence grid; the inference did not run in the evidence mode")
-        length, slope = np.log(self.read("evidence_length")), np.log(self.read("evidence_slope"))
-        values = np.asarray(self.read("evidence"), dtype=np.float64)
-        values = values - np.nanmax(values)
-        marks = []
-        if self.has("draw"):
-            draws, first = np.unique(self.read("draw"), return_index=True)
-            for draw, i in zip(draws, first, strict=True):
-                place = np.log(self.read("length")[i]), np.log(self.read("slope")[i])
-                marks.append(Mark("source", float(place[0]), float(place[1]), f"draw {draw}"))
-        truth = self.attrs.get("truth_hyperparameters") or {}
-        if {"length", "slope"} <= set(truth):
-            marks.append(Mark("source", float(np.log(truth["length"])), float(np.log(truth["slope"])), "truth"))
-        low = max(float(np.nanmin(values)), -EVIDENCE_DEPTH)
-        below = bool(np.nanmin(values) < low)
-        return MapView(
-            title="Evidence",
-            statistic="relative to its maximum",
-            quantity="logarithm of the posterior density of (ln length, ln slope)",
-            values=values.T.astype(np.float32),
-            extent=(*_outer(length, self.path), *_outer(slope, self.path)),
-            across=AxisLabel("ln_length", "ln(correlation length / kpc)", ""),
-            up=AxisLabel("ln_slope", "ln(slope of the spectrum)", ""),
-            units="",
-            colours=COLOUR_MAPS["std"],
-            scale=ColourScale(low if low < 0 else -1.0, 0.0, "linear", 0, "min" if below else "neither"),
-            marks=tuple(marks),
-        )
+        return evidence_view(self)
 
     def summary(self) -> tuple[tuple[str, str], ...]:
         """What a reader asks first, as pairs of words: status, samples, hyperparameters, fit, time, warnings."""
@@ -335,64 +301,6 @@ class InferenceSource:
         of_mean = np.mean(((sky.mean(axis=1) - data) / sigma) ** 2)
         return f"{of_samples:.3g} mean over samples, {of_mean:.3g} of their mean"
 
-    def _running(self) -> list[str]:
-        return [] if self.status == "complete" else ["unfinished inference"]
-
-    def _course(self, name: str) -> ProfileView:
-        variable, words = COURSES[name]
-        values = np.asarray(self.read(variable), dtype=np.float64)
-        draws = self.read("iteration_draw") if self.has("iteration_draw") else np.zeros(values.size, dtype=int)
-        starts = np.flatnonzero(np.diff(draws)) + 1
-        number = np.arange(1.0, values.size + 1)
-        # a gap between draws: they are not one course
-        x = np.insert(number, starts, number[starts] - 0.5)
-        mean = np.insert(values, starts, np.nan)
-        bands: tuple[Band, ...] = ()
-        if self.has(f"{variable}_std"):
-            std = np.insert(np.asarray(self.read(f"{variable}_std"), dtype=np.float64), starts, np.nan)
-            bands = (Band(mean - std, mean + std, "± std over samples"),)
-        lines = []
-        truth = self.attrs.get("truth_hyperparameters") or {}
-        ends = (0.5, values.size + 0.5)
-        if name in truth:
-            lines.append(
-                Line(
-                    "truth",
-                    np.array(ends),
-                    np.full(2, float(truth[name])),
-                    f"truth {truth[name]:g}".replace("-", MINUS),
-                )
-            )
-        if name == "reduced chi2":
-            lines.append(Line("reference", np.array(ends), np.ones(2), "1"))
-        parts = [mean, *(band.lower for band in bands), *(band.upper for band in bands), *(line.y for line in lines)]
-        every = np.concatenate(parts)
-        every = every[np.isfinite(every)]
-        low, high = (float(every.min()), float(every.max())) if every.size else (0.0, 1.0)
-        is_log = low > 0 and high > LOG_SPAN * low
-        margin = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
-        limits = (low / 1.3, high * 1.3) if is_log else (low - margin, high + margin)
-        for start in starts:
-            lines.append(Line("place", np.full(2, start + 0.5), np.array(limits), ""))
-        n_draw = np.unique(draws).size
-        return ProfileView(
-            title=words if words.startswith("χ") else words[:1].upper() + words[1:],
-            statistic=f"{values.size} iterations" + (f", {n_draw} draws" if n_draw > 1 else ""),
-            quantity=words,
-            across=AxisLabel("iteration", "iteration", ""),
-            up=AxisLabel(name.replace(" ", "_"), words, INFERENCE_VARIABLES[variable].units),
-            x=x,
-            mean=mean,
-            samples=np.empty((x.size, 0)),
-            bands=bands,
-            lines=tuple(lines),
-            x_limits=ends,
-            y_limits=limits,
-            up_kind="log" if is_log else "linear",
-            power=0 if is_log else power_of_ten(max(map(abs, limits))),
-            notes=tuple(self._running()),
-        )
-
 
 def _read(array: Any, what: str) -> Array:
     if not isinstance(array, zarr.Array):
@@ -415,14 +323,6 @@ def _residual_scale(values: Array) -> ColourScale:
         "both" if below and above else "min" if below else "max" if above else "neither"
     )
     return ColourScale(-RESIDUAL_SIGMA, RESIDUAL_SIGMA, "linear", 0, extend)
-
-
-def _outer(centres: Array, path: Path) -> tuple[float, float]:
-    steps = np.diff(centres)
-    if not steps.size or not np.allclose(steps, steps.mean(), rtol=1e-3):
-        raise SchemaError(f"{path}: the evidence grid is not even in the logarithm; it cannot be drawn as a map")
-    half = float(steps.mean()) / 2
-    return float(centres[0]) - half, float(centres[-1]) + half
 
 
 def _duration(seconds: float) -> str:

@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from crdist.errors import SchemaError
 from crdist_dashboards.overlays import ALL, ARMS_REFERENCE, marks_and_curves
-from crdist_dashboards.products import GridAxis, ProductInfo, ProductsSource
+from crdist_dashboards.products import GridAxis, ProductsSource
 from crdist_dashboards.records import AxisLabel, MapView
 from crdist_dashboards.scales import COLOUR_MAPS, ColourScale, ScaleKind
 from crdist_dashboards.views.contours import check_same_frame, contour_curves
 from crdist_dashboards.views.lines import Readout, crosshair, value_at
-from crdist_dashboards.views.planes import Cut, Window, cut_of, plane_values, scale_of, shown
+from crdist_dashboards.views.planes import Cut, Window, cut_of, fitting_projection, plane_values, scale_of, shown
 
 __all__ = ["MAX_PIXELS", "Readout", "crosshair", "map_view", "projection_view", "slice_view", "value_at"]
 
@@ -117,7 +117,9 @@ def projection_view(
     box = info.attrs.get("box") or {}
     limits = f", {box[cut.axis][0]:g} to {box[cut.axis][1]:g} kpc" if cut.axis in box else ""
     title = f"Integral along {cut.axis}{limits}".replace("-", "\N{MINUS SIGN}")
-    other = _projection_beside(contours, source, cut) if isinstance(contours, ProductsSource) else contours
+    other = contours
+    if isinstance(other, ProductsSource):
+        other = projection_view(other, fitting_projection(other, source, product).name, overlays=())
     view = _map_view(source, cut, statistic, sample, scale, window, overlays, title)
     if other is None:
         return view
@@ -214,26 +216,6 @@ def _map_view(
     )
 
 
-def _projection_beside(other: ProductsSource, source: ProductsSource, cut: Cut) -> MapView:
-    """The other store's projection along the same axis that covers most of a plane."""
-
-    def common(info: ProductInfo) -> float:
-        lengths = [
-            max(0.0, min(axis.upper, mine.upper) - max(axis.lower, mine.lower))
-            for axis, mine in ((info.grid_axis(mine.name), mine) for mine in (cut.across, cut.up))
-        ]
-        return lengths[0] * lengths[1]
-
-    fitting = [info for info in other.products if info.kind == "projection" and info.axis == cut.axis]
-    # the finest of those that cover the same
-    best = max(fitting, key=lambda info: (round(common(info), 6), -info.axes[0].step), default=None)
-    if best is None:
-        raise SchemaError(f"{other.path}: has no projection along {cut.axis} whose contours could be drawn")
-    if other.frame != source.frame:
-        raise SchemaError(f"{other.path}: frame {other.frame}, but {source.path} has {source.frame}; make both in one")
-    return projection_view(other, best.name, overlays=())
-
-
 def _frame_note(source: ProductsSource) -> str:
     frame = source.frame
     return f"{frame.name.capitalize()} frame, R₀ = {frame.r0_kpc:g} kpc"
@@ -249,7 +231,7 @@ def statistic_words(
     """Which statistic of how many samples, in words."""
     n_sample = cut.info.n_sample
     if statistic == "sample":
-        return f"sample {sample} of {n_sample}, counted from 0"
+        return sample_words(sample, n_sample)
     heading = HEADINGS.get(statistic, f"{statistic[1:]} % quantile" if statistic.startswith("q") else statistic)
     words = f"{heading} of {n_sample} samples"
     if statistic == "significance" and "significance_error" in cut.info.statistics:
@@ -261,6 +243,17 @@ def statistic_words(
         if known.any():
             words += f", each ± {100 * float(np.median(error[known] / np.abs(value[known]))):.0f} %"
     return words
+
+
+def sample_words(sample: int | None, n_sample: int) -> str:
+    """Which sample, in words.
+
+    Examples
+    --------
+    >>> sample_words(3, 12)
+    'sample 3 of 12, counted from 0'
+    """
+    return f"sample {sample} of {n_sample}, counted from 0"
 
 
 def colours_of(source: ProductsSource, statistic: str) -> str:

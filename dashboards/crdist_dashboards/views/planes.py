@@ -16,7 +16,7 @@ from crdist.errors import SchemaError
 from crdist_dashboards.products import GridAxis, ProductInfo, ProductsSource
 from crdist_dashboards.scales import ColourScale, ScaleKind, colour_scale, symmetric_scale
 
-__all__ = ["Cut", "Shown", "Window", "cut_of", "plane_values", "scale_of", "shown", "voxels"]
+__all__ = ["Cut", "Shown", "Window", "cut_of", "fitting_projection", "plane_values", "scale_of", "shown", "voxels"]
 
 Array = npt.NDArray[Any]
 
@@ -111,6 +111,36 @@ def cut_of(source: ProductsSource, info: ProductInfo, axis: str | None, at_kpc: 
         raise SchemaError(f"{where} has axis {info.axis}, got {axis}")
     across, up = sorted(info.axes, key=lambda item: item.name)
     return Cut(info, info.axis, None, info.at_kpc, across, up)
+
+
+def fitting_projection(other: ProductsSource, source: ProductsSource, product: str) -> ProductInfo:
+    """The other store's projection along the same axis that covers most of one of this store.
+
+    Raises
+    ------
+    SchemaError
+        If `product` is no projection, the frames differ, or the other store has none along that axis.
+    """
+    info = source.info(product)
+    if info.kind != "projection":
+        raise SchemaError(f"{source.path}: {product} is a {info.kind}, expected a projection")
+    cut = cut_of(source, info, None, None)
+
+    def common(info: ProductInfo) -> float:
+        lengths = [
+            max(0.0, min(axis.upper, mine.upper) - max(axis.lower, mine.lower))
+            for axis, mine in ((info.grid_axis(mine.name), mine) for mine in (cut.across, cut.up))
+        ]
+        return lengths[0] * lengths[1]
+
+    fitting = [info for info in other.products if info.kind == "projection" and info.axis == cut.axis]
+    # the finest of those that cover the same
+    best = max(fitting, key=lambda info: (round(common(info), 6), -info.axes[0].step), default=None)
+    if best is None:
+        raise SchemaError(f"{other.path}: has no projection along {cut.axis} to go with {source.path}: {product}")
+    if other.frame != source.frame:
+        raise SchemaError(f"{other.path}: frame {other.frame}, but {source.path} has {source.frame}; make both in one")
+    return best
 
 
 def shown(cut: Cut, window: Window | None, most: int) -> tuple[Shown, Shown]:

@@ -10,7 +10,7 @@ from crdist_dashboards.overlays import ALL
 from crdist_dashboards.products import ProductsSource
 from crdist_dashboards.records import MapView
 from crdist_dashboards.scales import COLOUR_MAPS, ColourScale, ScaleKind
-from crdist_dashboards.views.maps import map_view
+from crdist_dashboards.views.maps import map_view, sample_words
 from crdist_dashboards.views.planes import Window, cut_of, scale_of
 
 __all__ = ["sample_view", "small_multiples"]
@@ -69,7 +69,7 @@ def sample_view(
     return replace(
         view,
         values=view.values - mean.values,
-        statistic=f"sample {sample} of {info.n_sample}, counted from 0, minus the mean",
+        statistic=f"{sample_words(sample, info.n_sample)}, minus the mean",
         colours=COLOUR_MAPS["difference"],
     )
 

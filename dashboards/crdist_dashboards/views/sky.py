@@ -14,7 +14,7 @@ from crdist_dashboards.celestial import SkyPlane, mask_edges
 from crdist_dashboards.products import ProductInfo, ProductsSource
 from crdist_dashboards.records import Curve, Mark, SkyCells, SkyView
 from crdist_dashboards.scales import COLOUR_MAPS, ColourScale, ScaleKind, colour_scale
-from crdist_dashboards.views.maps import HEADINGS, colours_of
+from crdist_dashboards.views.maps import HEADINGS, colours_of, sample_words
 
 __all__ = ["N_ROW", "product_sky", "sky_view", "value_on_sky"]
 
@@ -258,7 +258,7 @@ def _values(source: ProductsSource, info: ProductInfo, statistic: str, sample: i
 
 def _words(source: ProductsSource, info: ProductInfo, statistic: str, sample: int | None) -> str:
     if statistic == "sample":
-        return f"sample {sample} of {info.n_sample}, counted from 0"
+        return sample_words(sample, info.n_sample)
     heading = HEADINGS.get(statistic, f"{statistic[1:]} % quantile" if statistic.startswith("q") else statistic)
     words = f"{heading} of {info.n_sample} samples"
     if statistic == "significance" and "significance_error" in info.variables:

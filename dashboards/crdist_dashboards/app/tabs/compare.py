@@ -33,7 +33,9 @@ class CompareTab(Tab):
         param = self.state.param
         product = pn.widgets.Select.from_param(param.compared, label="Product", width=190)
         other = pn.widgets.Select.from_param(param.other, label="Compared with", width=190)
-        self.triptych = Triptych(self.session, lines=self._lines, value=self._value, safely=self.safely)
+        self.triptych = Triptych(
+            self.session, lines=self._lines, value=self._value, safely=self.safely, same_overlays=False
+        )
         files = self.triptych.downloads(
             NAMES, lambda: f"{self.state.store}-{self.state.other}-{self.state.compared}", self.say
         )

@@ -8,6 +8,7 @@ import panel as pn
 
 from crdist.errors import SchemaError
 from crdist_dashboards.app.session import Session, Tab
+from crdist_dashboards.app.theme import style_of_choices
 from crdist_dashboards.app.triptych import Triptych
 from crdist_dashboards.products import ProductInfo
 from crdist_dashboards.views import maps
@@ -100,7 +101,9 @@ class SlicesTab(_MapsTab):
     def _controls(self) -> pn.viewable.Viewable:
         param = self.state.param
         product = pn.widgets.Select.from_param(param.slice, label="Product", width=190)
-        self._axis = pn.widgets.RadioButtonGroup.from_param(param.axis, label="Across", width=130, align="end")
+        self._axis = pn.widgets.RadioButtonGroup.from_param(
+            param.axis, label="Across", width=130, align="end", stylesheets=style_of_choices(self.session.theme)
+        )
         self._at = _PlaneSlider(label="Plane", width=380, margin=(5, 15), format="0.000")
         self._at.param.watch(self._moved, "value")
         return pn.FlexBox(product, self._axis, self._at, align_items="end")

@@ -12,10 +12,13 @@ from crdist_dashboards.app.downloads import downloads
 from crdist_dashboards.app.live import LiveMap
 from crdist_dashboards.app.live_profile import LiveProfile
 from crdist_dashboards.app.session import Session, Tab
+from crdist_dashboards.app.triptych import notes_of
 from crdist_dashboards.app.trust import progress_lines, quality_rows, timing_rows
+from crdist_dashboards.records import MapView
 
 __all__ = ["RunTab"]
 
+FILES = ("data", "prediction", "residual", "evidence")
 MAX_TEXT = 400
 """Letters of a value in a table."""
 
@@ -32,6 +35,7 @@ class RunTab(Tab):
         super().__init__(session)
         self._skies: list[LiveMap] = []
         self._course: list[LiveProfile] = []
+        self._evidence: LiveMap | None = None
         self._inference: Any = None
 
     def _build(self) -> list[Any]:
@@ -41,20 +45,13 @@ class RunTab(Tab):
         self._sky_grid = pn.GridBox(ncols=3, sizing_mode="stretch_width")
         self._course_grid = pn.GridBox(ncols=2, sizing_mode="stretch_width")
         self._inference = self.session.stores.inference_source()
-        tables = pn.Row(self._products, sizing_mode="stretch_width")
+        self._evidence_place = pn.Column(sizing_mode="stretch_width", margin=0)
+        right = pn.Column(self._evidence_place, self._products, sizing_mode="stretch_width", margin=0)
+        tables = pn.Row(right, sizing_mode="stretch_width")
         if self._inference is None:
             return [tables]
         tables.insert(0, self._summary)
-        files = downloads(
-            ("data", "prediction", "residual"),
-            lambda: {
-                name: live.view
-                for name, live in zip(("data", "prediction", "residual"), self._skies, strict=False)
-                if live.view is not None
-            },
-            lambda: "inference",
-            self.say,
-        )
+        files = downloads(FILES, self._views, lambda: "inference", self.say)
         return [self._sky_grid, self._course_grid, tables, files]
 
     def _update(self) -> None:
@@ -94,6 +91,26 @@ class RunTab(Tab):
         panes = [profile.pane for profile in self._course]
         if self._course_grid.objects != panes:
             self._course_grid.objects = panes
+        if self._inference.has("evidence"):
+            self._show_evidence(self._inference.evidence())
+
+    def _show_evidence(self, view: MapView) -> None:
+        if self._evidence is None:
+            self._evidence = LiveMap(theme=self.session.theme)
+            self._evidence_notes = pn.pane.HTML("", margin=(0, 10), styles={"color": self.session.theme.faint})
+        self._evidence.show(view)
+        self._evidence.frame(view.extent)
+        self._evidence_notes.object = notes_of((view,))
+        if not self._evidence_place.objects:
+            pane = pn.pane.Bokeh(self._evidence.figure, sizing_mode="stretch_width")
+            self._evidence_place.objects = [pane, self._evidence_notes]
+
+    def _views(self) -> dict[str, Any]:
+        """What can be had as a file."""
+        shown = dict(zip(FILES, (live.view for live in self._skies), strict=False))
+        if self._evidence is not None:
+            shown["evidence"] = self._evidence.view
+        return {name: view for name, view in shown.items() if view is not None}
 
 
 def _several(views: Any) -> Iterable[Any]:

@@ -45,7 +45,7 @@ class SamplesTab(Tab):
         product = pn.widgets.Select.from_param(param.sampled, label="Product", width=190)
         difference = pn.widgets.Checkbox.from_param(param.difference, label="minus the mean", align="end")
         self._player = pn.widgets.Player(
-            label="Sample",
+            label="Sample, counted from 0",
             start=0,
             end=1,
             value=0,

@@ -12,6 +12,7 @@ from crdist.errors import CrdistError, SchemaError
 from crdist_dashboards.app.downloads import downloads
 from crdist_dashboards.app.live import LiveMap
 from crdist_dashboards.app.session import Session, Tab
+from crdist_dashboards.app.theme import style_of_choices
 from crdist_dashboards.app.triptych import notes_of, readout, share
 from crdist_dashboards.scales import unicode_units
 from crdist_dashboards.views import sky
@@ -39,8 +40,8 @@ class SkyTab(Tab):
             raise SchemaError(f"{self.session.source.path}: holds no line-of-sight product; ask for it in the recipe")
         param, theme = self.state.param, self.session.theme
         for _ in STATISTICS:
-            ranges = self._maps[0].ranges if self._maps else {}
-            self._maps.append(LiveMap(theme=theme, on_tap=self._tapped, on_pointer=self._pointed, **ranges))
+            shared: dict[str, Any] = {**self._maps[0].ranges, "over": self._maps[0]} if self._maps else {}
+            self._maps.append(LiveMap(theme=theme, on_tap=self._tapped, on_pointer=self._pointed, **shared))
         self._longitude = pn.widgets.FloatSlider.from_param(
             param.longitude, label="l [deg]", start=-180, step=1, width=190
         )
@@ -48,7 +49,9 @@ class SkyTab(Tab):
         self._size = pn.widgets.FloatSlider.from_param(param.size, label="width [deg]", step=1, width=190)
         controls = pn.FlexBox(
             pn.widgets.Select.from_param(param.sky, label="Product", width=190),
-            pn.widgets.RadioButtonGroup.from_param(param.projected, width=210, align="end"),
+            pn.widgets.RadioButtonGroup.from_param(
+                param.projected, width=210, align="end", stylesheets=style_of_choices(self.session.theme)
+            ),
             self._longitude,
             self._latitude,
             self._size,
