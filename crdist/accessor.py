@@ -76,6 +76,12 @@ class _Samples(ABC):
 
         return sky(self._array(variable), distance, **options)
 
+    def shell(self, at_kpc: float, *, variable: str | None = None) -> xr.DataArray:
+        """Every sample in the shell that contains a distance; see `crdist_postproc.analysis.sight.shell`."""
+        from crdist_postproc.analysis.sight import shell
+
+        return shell(self._array(variable), at_kpc)
+
     def profile(
         self,
         frame: Frame,

@@ -406,6 +406,41 @@ def test_two_posteriors_are_compared_in_standard_deviations(posterior, tmp_path)
         posterior.crdist.compare(other["c"].assign_attrs(units="GeV"))
 
 
+def test_a_dataset_takes_the_variable_that_is_named(posterior):
+    np.testing.assert_array_equal(posterior.crdist.mean(variable="n_h"), posterior["n_h"].crdist.mean())
+    sky = posterior.crdist.sky((0.5, 3.0), variable="n_h")
+    np.testing.assert_array_equal(sky, posterior["n_h"].crdist.sky((0.5, 3.0)))
+    with pytest.raises(SchemaError, match="has no variable 'dust'; it has c, n_h"):
+        posterior.crdist.mean(variable="dust")
+    with pytest.raises(SchemaError, match="chosen of a Dataset"):
+        posterior["c"].crdist.mean(variable="n_h")
+
+
+def test_a_shell_is_the_one_that_contains_the_distance(posterior):
+    edges = GRID.edges
+    for at, index in ((edges[0], 0), (edges[5], 5), (0.5 * (edges[5] + edges[6]), 5), (edges[-1], GRID.n_shell - 1)):
+        shell = posterior["c"].crdist.shell(at)
+        np.testing.assert_array_equal(shell, posterior["c"].values[:, index])
+        assert float(shell["distance_lower"]) <= at <= float(shell["distance_upper"])
+    with pytest.raises(RecipeError, match=r"0.1 to 12 kpc, got 13 kpc"):
+        posterior["c"].crdist.shell(13.0)
+
+
+def test_a_line_of_sight_reads_the_shells_that_it_crosses(posterior):
+    read = []
+
+    def watched(block, block_info=None):
+        read.append(block_info[0]["array-location"][1])
+        return block
+
+    cut = posterior["c"].data.rechunk((48, 2, N_SAMPLE))
+    samples = posterior["c"].copy(data=cut.map_blocks(watched, dtype=cut.dtype, meta=cut._meta))
+    samples.crdist.sky((0.5, 1.0)).compute()
+    first, last = (int(np.searchsorted(GRID.edges, at)) for at in (0.5, 1.0))
+    assert min(start for start, _ in read) == (first - 1) // 2 * 2
+    assert max(stop for _, stop in read) == -(-last // 2) * 2
+
+
 def test_what_does_not_know_its_grid_is_told_so(posterior):
     with pytest.raises(CrdistError, match="units"):
         posterior["c"].drop_attrs(deep=False).crdist.sky()

@@ -16,7 +16,7 @@ from crdist_postproc.analysis.samples import long_name_of, units_of
 from crdist_postproc.kernels.field import Inner
 from crdist_postproc.lazy import spherical_grid_of
 
-__all__ = ["sky", "sky_coverage"]
+__all__ = ["shell", "sky", "sky_coverage"]
 
 LINES_BYTES = 32 * 1024**2
 """Samples that one task integrates."""
@@ -55,6 +55,33 @@ def sky(samples: xr.DataArray, distance: tuple[float, float] | None = None, *, i
     dims = ["sample"] if "sample" in samples.dims else []
     total = _along_lines(samples, lengths, _integrals, {"factor": factor}, dims)
     return _on_sky(total, grid).rename(samples.name).assign_attrs(attrs)
+
+
+def shell(samples: xr.DataArray, at_kpc: float) -> xr.DataArray:
+    """The samples in the shell that contains a distance from the Sun.
+
+    Parameters
+    ----------
+    samples : DataArray, dims (pixel, shell[, sample])
+    at_kpc : float, kpc
+        A distance that is an edge belongs to the shell outside it, the outermost to the last shell.
+
+    Returns
+    -------
+    DataArray, dims (pixel[, sample]), lazy
+        In the samples' unit, with the shell's ``distance``, ``distance_lower`` and ``distance_upper``.
+
+    Raises
+    ------
+    RecipeError
+        If the distance lies outside the data.
+    """
+    grid = spherical_grid_of(samples)
+    inner, outer = grid.edges_kpc[0], grid.edges_kpc[-1]
+    if not inner <= at_kpc <= outer:
+        raise RecipeError(f"at_kpc must lie inside the data, {inner:g} to {outer:g} kpc, got {at_kpc:g} kpc")
+    index = min(int(np.searchsorted(grid.edges, at_kpc, side="right")) - 1, grid.n_shell - 1)
+    return _on_sky(samples.isel(shell=index), grid)
 
 
 def sky_coverage(
