@@ -83,7 +83,7 @@ def _describe_posterior(folder: Path) -> dict[str, Any]:
                 "shards": "",
             }
         )
-    source = header.provenance.get("source", {})
+    source = _source_of(header.provenance)
     return {
         "store": str(folder),
         "kind": "posterior",
@@ -99,9 +99,22 @@ def _describe_posterior(folder: Path) -> dict[str, Any]:
         "frame": header.frame.to_dict(),
         "main_quantity": header.main,
         "bytes": _size(folder),
-        "source": {key: value for key, value in source.items() if not isinstance(value, Mapping)},
+        "source": source,
         "variables": variables,
     }
+
+
+def _source_of(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Where samples come from: a file, an inference, or an expression of other stores."""
+    if "computed" in provenance:
+        computed, parents = provenance["computed"], provenance.get("parents", {})
+        named = {key: value for key, value in computed.get("fields", {}).items() if key not in parents}
+        named |= {
+            key: f"{parent['quantity']} of {parent['store']}" for key, parent in parents.items() if "store" in parent
+        }
+        return {"expression": computed.get("expression", "computed"), **named}
+    source = provenance.get("source", {})
+    return {key: value for key, value in source.items() if not isinstance(value, Mapping)}
 
 
 def _describe_products(folder: Path, group: zarr.Group) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from crdist.commands.interrupts import whole_or_nothing
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -111,7 +113,8 @@ def derive(
         )
     except GridError as error:
         raise RecipeError(f"{str(error).partition(';')[0]}; say on which with --on-grid-of NAME") from error
-    header = save(made, out, frame=next(iter(frames.values())), provenance={"parents": parents})
+    with whole_or_nothing():
+        header = save(made, out, frame=next(iter(frames.values())), provenance={"parents": parents})
     variable = header.variables[0]
     print(f"{out}: {header.n_sample} samples of {variable.name} [{variable.units}], {variable.long_name}")
 
