@@ -251,18 +251,18 @@ def apply_flop(prior: Refinement, matrices: Matrices) -> float:
     for level, own in zip(prior._levels, matrices.levels, strict=True):
         n_out, n_shell, n_pixel, _, n_window = own.predict.shape
         flop += 2 * n_out * (n_shell * n_pixel + n_out) * n_window * 12 * level.nside**2
-    # even, alternating and the complex turning part, which is four real products
-    return flop + 2 * 6 * matrices.base.shape[-1] ** 2
+    # even, alternating and the complex turning part, which is four real products, of both mirror symmetries
+    return flop + sum(2 * 6 * own.shape[-1] ** 2 for own in matrices.base)
 
 
 def matrices_cost(prior: Refinement, matrices: Matrices) -> tuple[float, float]:
     """Operations of the factorisations and bytes of their covariances, in double precision."""
-    side = matrices.base.shape[-1]
-    flop, n_bytes = 6 * side**3 / 3, 8 * 5 * side**2
+    flop = sum(6 * own.shape[-1] ** 3 / 3 for own in matrices.base)
+    n_bytes = sum(8.0 * 5 * own.shape[-1] ** 2 for own in matrices.base)
     for level, own in zip(prior._levels, matrices.levels, strict=True):
-        n_class, n_point = level.distances.shape[:2]
+        n_class, n_point = level.separations.index.shape[:2]
         n_coarse = n_point - 8
-        n_knot = min(own.predict.shape[-1], math.ceil(float(np.ptp(level.log_centre)) / 0.2) + 3)
+        n_knot = min(own.predict.shape[-1], max(math.ceil(2.5 * float(np.ptp(level.log_centre))), 8))
         each = n_point**3 / 3 + 8 * n_coarse**2 + 30 * n_point**2
         flop += n_knot * n_class * each
         n_bytes += 8 * n_knot * n_class * n_point**2

@@ -20,7 +20,8 @@ from .records import IterationReport
 __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
 
 CURRENT = "checkpoint.npz"
-FORMAT = 1
+FORMAT = 2
+"""Another number where the same excitations have come to mean another field, too."""
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 

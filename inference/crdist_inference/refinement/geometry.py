@@ -18,13 +18,38 @@ import numpy.typing as npt
 from crdist.errors import GridError
 from crdist.grids import SphericalGrid
 
-__all__ = ["BaseGeometry", "LevelGeometry", "base_geometry", "level_geometries", "shell_levels"]
+__all__ = ["BaseGeometry", "LevelGeometry", "Separations", "base_geometry", "level_geometries", "shell_levels"]
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 
 N_IMAGE = 16
+MIRROR_AT_EQUATOR = 8
+HEIGHT = 1e-9
+"""A pixel centre this close to the equator's plane is on it."""
 N_CHILD = 4
+
+ROUNDING = 12
+"""Decimals to which distances are told apart, where the unit is the distance of the middle shell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Separations:
+    """Distances among many points, each different one kept once.
+
+    On rays and even shells most distances come up several times: (a, b) and (b, a) on shells i and j, and likewise
+    a and b with their shells exchanged.
+
+    Parameters
+    ----------
+    log_distance : ndarray, shape (n_distance,)
+        ln of the distances that differ; -inf for a point's distance from itself.
+    index : ndarray of int32, any shape
+        For each pair of points, where its distance stands.
+    """
+
+    log_distance: Float
+    index: npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +70,9 @@ class LevelGeometry:
         The coarse pixel that is refined.
     source : ndarray of int, shape (12 (2 nside)^2,)
         Where a fine pixel is made, as an index into (child, image, class).
-    distances : ndarray, shape (n_class, n_point, n_point)
-        Distances between the points of a window, coarse ones [pixel, shell] first and then fine ones [child, shell], in
-        units of the distance of the middle shell.
+    separations : Separations, index of shape (n_class, n_point, n_point)
+        Between the points of a window, coarse ones [pixel, shell] first and then fine ones [child, shell], in units of
+        the distance of the middle shell.
     """
 
     nside: int
@@ -56,7 +81,7 @@ class LevelGeometry:
     neighbours: Int
     parents: Int
     source: Int
-    distances: Float
+    separations: Separations
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +91,19 @@ class BaseGeometry:
     Parameters
     ----------
     pixels : ndarray of int, shape (4, n_pixel / 4)
+        Those of a quadrant north of the equator, then those on it, then the mirror images of the first in their order.
+    n_north : int
+        Pixels of a quadrant that lie north of the equator.
     log_centre : ndarray, shape (n_shell,)
         ln(distance / kpc) of the shells.
-    distances : ndarray, kpc, shape (4, n, n), n = n_pixel / 4 * n_shell
-        From the cells of the first quadrant to those of each.
+    separations : Separations, kpc, index of shape (4, (n_pixel / 4 - n_north) * n_shell, n_pixel / 4 * n_shell)
+        From the cells of the first quadrant that are not south of the equator to those of each quadrant.
     """
 
     pixels: Int
+    n_north: int
     log_centre: Float
-    distances: Float
+    separations: Separations
 
 
 def shell_levels(grid: SphericalGrid, depth: int, window_shells: int) -> list[Float]:
@@ -107,13 +136,17 @@ def shell_levels(grid: SphericalGrid, depth: int, window_shells: int) -> list[Fl
 
 def base_geometry(nside: int, log_centre: Float) -> BaseGeometry:
     """The exact part of the prior: all distances on the coarsest grid."""
-    n_pixel = 12 * nside**2
-    vectors = _vectors(nside, np.arange(n_pixel))
+    vectors = _vectors(nside, np.arange(12 * nside**2))
     images = np.stack([_pixels(nside, _turn(vectors, turn)) for turn in range(4)])
-    first = np.flatnonzero(np.arange(n_pixel) == images.min(axis=0))
-    pixels = images[:, first]
-    places = _places(_vectors(nside, pixels.ravel()), log_centre).reshape(4, -1, 3)
-    return BaseGeometry(pixels, log_centre, np.stack([_distances(places[0], places[turn]) for turn in range(4)]))
+    first = images.min(axis=0) == np.arange(len(vectors))
+    height = vectors[:, 2]
+    north, equator = np.flatnonzero(first & (height > HEIGHT)), np.flatnonzero(first & (np.abs(height) <= HEIGHT))
+    # a quadrant is its own mirror image, though some of its southern pixels are not the first of their four
+    south = _pixels(nside, _image(vectors[north], MIRROR_AT_EQUATOR))
+    pixels = images[:, np.concatenate([north, equator, south])]
+    rays = _vectors(nside, pixels.ravel()).reshape(4, -1, 3)
+    separations = _on_rays(rays[0, : north.size + equator.size], rays, log_centre)
+    return BaseGeometry(pixels, north.size, log_centre, separations)
 
 
 def level_geometries(nside_base: int, levels: list[Float], window: tuple[int, int]) -> list[LevelGeometry]:
@@ -159,7 +192,7 @@ def _level(nside: int, log_coarse: Float, n_fine: int, window: tuple[int, int]) 
         neighbours=np.ascontiguousarray(np.moveaxis(neighbours, -1, 0)),
         parents=parents,
         source=source,
-        distances=np.stack([_distances(own, own) for own in points]),
+        separations=_separations(np.stack([_distances(own, own) for own in points])),
     )
 
 
@@ -187,6 +220,33 @@ def _image(vectors: Float, image: int) -> Float:
 def _places(vectors: Float, log_distance: Float) -> Float:
     """Points on rays, (..., pixel, shell, 3)."""
     return vectors[..., None, :] * np.exp(log_distance)[:, None]
+
+
+def _on_rays(own: Float, others: Float, log_centre: Float) -> Separations:
+    """From the cells of rays, (ray, 3), to those of other sets of rays, (set, ray, 3); all have the same shells."""
+    chord = np.square(own[None, :, None] - others[:, None]).sum(axis=-1)
+    chords, of_rays = np.unique(np.round(chord, ROUNDING), return_inverse=True)
+    near, far = np.triu_indices(log_centre.size)
+    of_shells = np.empty((log_centre.size, log_centre.size), dtype=np.int32)
+    of_shells[near, far] = of_shells[far, near] = np.arange(near.size, dtype=np.int32)
+    # |a - b|^2 = (r - s)^2 + r s chord^2, which loses no digits between cells close to each other
+    radius = np.exp(log_centre)
+    squared = np.square(radius[far] - radius[near]) + np.multiply.outer(chords, radius[far] * radius[near])
+    rays = of_rays.reshape(chord.shape).astype(np.int32)
+    index = near.size * rays[:, :, None, :, None] + of_shells[:, None, :]
+    n_shell = log_centre.size
+    shape = (len(others), len(own) * n_shell, others.shape[1] * n_shell)
+    return Separations(_log(np.sqrt(squared)).ravel(), index.reshape(shape))
+
+
+def _separations(distances: Float) -> Separations:
+    different, index = np.unique(np.round(distances, ROUNDING), return_inverse=True)
+    return Separations(_log(different), index.reshape(distances.shape).astype(np.int32))
+
+
+def _log(distances: Float) -> Float:
+    with np.errstate(divide="ignore"):
+        return np.log(distances)
 
 
 def _distances(a: Float, b: Float) -> Float:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from crdist.errors import GridError
 from crdist.grids import SphericalGrid
 
-from .geometry import N_CHILD, LevelGeometry, base_geometry, level_geometries, shell_levels
+from .geometry import N_CHILD, LevelGeometry, Separations, base_geometry, level_geometries, shell_levels
 from .matern import MaternTable
 from .windowed import windowed_product
 
@@ -29,8 +29,10 @@ WINDOW = (9, 5)
 JITTER = 1e-9
 """Added to the variances of every factorised covariance, which is singular to rounding for smooth fields."""
 
-KNOT_SPACING = 0.2
-"""Of the windows' log distances at which matrices are computed; between them they are interpolated."""
+KNOTS_PER_UNIT = 2.5
+N_KNOT_LEAST = 8
+"""Matrices are computed at so many Chebyshev points per unit of the windows' log distance, and at least so many;
+between them they are interpolated, in double precision, by the polynomial through all."""
 
 
 class LevelMatrices(NamedTuple):
@@ -46,11 +48,12 @@ class LevelMatrices(NamedTuple):
 class Matrices(NamedTuple):
     """All that the refinement needs for one length and slope.
 
-    ``base`` are the Cholesky factors of the base covariance in its four symmetries under a quarter turn: that of the
-    even ones, that of the alternating ones and the real and imaginary part of that of the turning ones.
+    ``base`` are the Cholesky factors of the base covariance, first of what is even under the mirror at the equator and
+    then of what is odd; each in its four symmetries under a quarter turn: that of the even ones, that of the
+    alternating ones and the real and imaginary part of that of the turning ones.
     """
 
-    base: jax.Array
+    base: tuple[jax.Array, jax.Array]
     levels: tuple[LevelMatrices, ...]
 
 
@@ -171,53 +174,80 @@ class Refinement:
             field = _refine(level, own, field, excitation)
         return field
 
-    def _base_matrices(self, row: jax.Array, log_length: jax.Array) -> jax.Array:
-        blocks = _correlation(row, self._base.distances, log_length)
+    def _base_matrices(self, row: jax.Array, log_length: jax.Array) -> tuple[jax.Array, jax.Array]:
+        n = self._base.n_north * self._base.log_centre.size
+        blocks = _correlation(row, self._base.separations, log_length)
+        n_own = blocks.shape[1]
+        same, across = blocks[:, :, :n_own], blocks[:, :n, n_own:]
+        between = math.sqrt(2.0) * same[:, :n, n:]
+        even = jnp.concatenate(
+            [
+                jnp.concatenate([same[:, :n, :n] + across, between], axis=2),
+                jnp.concatenate([math.sqrt(2.0) * same[:, n:, :n], same[:, n:, n:]], axis=2),
+            ],
+            axis=1,
+        )
+        return self._turn_factors(even), self._turn_factors(same[:, :n, :n] - across)
+
+    def _turn_factors(self, blocks: jax.Array) -> jax.Array:
         noise = JITTER * jnp.eye(blocks.shape[-1])
         even = blocks[0] + blocks[1] + blocks[2] + blocks[3]
         alternating = blocks[0] - blocks[1] + blocks[2] - blocks[3]
         turning = blocks[0] - blocks[2] + 1j * (blocks[1] - blocks[3])
-        factor = jnp.linalg.cholesky(turning + noise)
-        return jnp.stack(
-            [jnp.linalg.cholesky(even + noise), jnp.linalg.cholesky(alternating + noise), factor.real, factor.imag]
-        ).astype(self.dtype)
+        factor = _cholesky(turning + noise)
+        return jnp.stack([_cholesky(even + noise), _cholesky(alternating + noise), factor.real, factor.imag]).astype(
+            self.dtype
+        )
 
-    def _apply_base(self, factors: jax.Array, excitation: jax.Array) -> jax.Array:
-        pixels = self._base.pixels
-        a, b, c, d = 0.5 * excitation[pixels].reshape(4, -1)
-        even, alternating = factors[0] @ (a + b + c + d), factors[1] @ (a - b + c - d)
-        real, imaginary = a - c, d - b
-        cosine = 2.0 * (factors[2] @ real - factors[3] @ imaginary)
-        sine = 2.0 * (factors[3] @ real + factors[2] @ imaginary)
-        sum_, difference = even + alternating, even - alternating
-        quadrants = 0.5 * jnp.stack([sum_ + cosine, difference - sine, sum_ - cosine, difference + sine])
-        order = np.argsort(pixels.ravel())
-        return quadrants.reshape(pixels.size, -1)[order]
+    def _apply_base(self, factors: tuple[jax.Array, jax.Array], excitation: jax.Array) -> jax.Array:
+        pixels, n = self._base.pixels, self._base.n_north
+        quadrants = excitation[pixels]
+        north, equator, south = quadrants[:, :n], quadrants[:, n:-n], quadrants[:, -n:]
+        root = math.sqrt(0.5)
+        even = jnp.concatenate([root * (north + south), equator], axis=1)
+        even = _apply_turned(factors[0], even.reshape(4, -1)).reshape(even.shape)
+        odd = _apply_turned(factors[1], root * (north - south).reshape(4, -1)).reshape(north.shape)
+        north, equator, south = root * (even[:, :n] + odd), even[:, n:], root * (even[:, :n] - odd)
+        made = jnp.concatenate([north, equator, south], axis=1)
+        return made.reshape(pixels.size, -1)[np.argsort(pixels.ravel())]
 
     def _level_matrices(self, level: LevelGeometry, row: jax.Array, log_length: jax.Array) -> LevelMatrices:
-        log_centre = level.log_centre
-        knots, weights = _knots(log_centre)
-        n_point = level.distances.shape[-1]
+        knots, weights = _knots(level.log_centre)
+        n_class, n_point, _ = level.separations.index.shape
         n_coarse = n_point - 2 * N_CHILD
 
         def at_knot(knot: jax.Array) -> tuple[jax.Array, jax.Array]:
-            covariance = _correlation(row, level.distances, log_length - knot) + JITTER * jnp.eye(n_point)
-            factor = jnp.linalg.cholesky(covariance)
+            covariance = _correlation(row, level.separations, log_length - knot) + JITTER * jnp.eye(n_point)
+            factor = _cholesky(covariance)
             corner, below, spread = (
                 factor[:, :n_coarse, :n_coarse],
                 factor[:, n_coarse:, :n_coarse],
                 factor[:, n_coarse:, n_coarse:],
             )
-            predict = jax.scipy.linalg.solve_triangular(corner, jnp.swapaxes(below, 1, 2), lower=True, trans=1)
-            return predict.astype(self.dtype), spread.astype(self.dtype)  # predict is (class, coarse, fine)
+            # below = predict corner, both (class, fine, coarse)
+            return jax.lax.linalg.triangular_solve(corner, below, left_side=False, lower=True), spread
 
         predict, spread = jax.lax.map(at_knot, jnp.asarray(knots))
-        weight = jnp.asarray(weights, dtype=self.dtype)
+        weight = jnp.asarray(weights)
+        predict = jnp.einsum("tz,tm->zm", predict.reshape(knots.size, -1), weight).astype(self.dtype)
+        spread = jnp.einsum("tz,tm->zm", spread.reshape(knots.size, -1), weight).astype(self.dtype)
         n_pixel, n_shell = self.window
-        predict = jnp.einsum("mt,tuco->ocum", weight, predict)
         # the coarse points are ordered [pixel, shell]
-        predict = predict.reshape(2 * N_CHILD, n_pixel, n_shell, *predict.shape[2:]).swapaxes(1, 2)
-        return LevelMatrices(predict, jnp.einsum("mt,tuoe->oeum", weight, spread)[:, None])
+        predict = predict.reshape(n_class, 2 * N_CHILD, n_pixel, n_shell, -1).transpose(1, 3, 2, 0, 4)
+        return LevelMatrices(
+            predict, spread.reshape(n_class, 2 * N_CHILD, 2 * N_CHILD, -1).transpose(1, 2, 0, 3)[:, None]
+        )
+
+
+def _apply_turned(factors: jax.Array, excitation: jax.Array) -> jax.Array:
+    """What the factors of the four symmetries make of four quadrants' excitations, (4, n)."""
+    a, b, c, d = 0.5 * excitation
+    even, alternating = factors[0] @ (a + b + c + d), factors[1] @ (a - b + c - d)
+    real, imaginary = a - c, d - b
+    cosine = 2.0 * (factors[2] @ real - factors[3] @ imaginary)
+    sine = 2.0 * (factors[3] @ real + factors[2] @ imaginary)
+    sum_, difference = even + alternating, even - alternating
+    return 0.5 * jnp.stack([sum_ + cosine, difference - sine, sum_ - cosine, difference + sine])
 
 
 def _refine(level: LevelGeometry, matrices: LevelMatrices, field: jax.Array, excitation: jax.Array) -> jax.Array:
@@ -230,24 +260,27 @@ def _refine(level: LevelGeometry, matrices: LevelMatrices, field: jax.Array, exc
     return rows[level.source, : level.n_fine]
 
 
-def _correlation(row: jax.Array, distances: npt.NDArray[np.float64], log_length: jax.Array) -> jax.Array:
+def _correlation(row: jax.Array, separations: Separations, log_length: jax.Array) -> jax.Array:
     """Correlations at distances; ``log_length`` is in the distances' own unit."""
-    apart = distances > 1e-9
-    # by NumPy: XLA takes long over functions of large constants
-    logarithm = jnp.asarray(np.log(np.where(apart, distances, 1.0))) - log_length
-    return jnp.where(apart, MaternTable.correlation(row, logarithm), 1.0)
+    apart = np.isfinite(separations.log_distance)
+    logarithm = jnp.asarray(np.where(apart, separations.log_distance, 0.0)) - log_length
+    different = jnp.where(apart, MaternTable.correlation(row, logarithm), 1.0)
+    return different.at[separations.index].get(mode="promise_in_bounds")
+
+
+def _cholesky(covariance: jax.Array) -> jax.Array:
+    # symmetric as it is: to average it with its transpose costs as much as the factorisation
+    return jax.lax.linalg.cholesky(covariance, symmetrize_input=False)
 
 
 def _knots(places: npt.NDArray[np.float64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Places at which to compute and the weights, (place, knot), of the cubic interpolation to all places."""
+    """Places at which to compute and the weights, (knot, place), of the interpolation to all places."""
+    from scipy.interpolate import BarycentricInterpolator
+
     span = float(places[-1] - places[0])
-    n_inner = math.ceil(span / KNOT_SPACING) + 1
-    if n_inner + 2 >= places.size:
+    n_knot = max(math.ceil(span * KNOTS_PER_UNIT), N_KNOT_LEAST)
+    if n_knot >= places.size:
         return places, np.eye(places.size)
-    step = span / (n_inner - 1)
-    knots = places[0] + step * np.arange(-1, n_inner + 1)
-    offset = np.abs(np.subtract.outer(places, knots)) / step
-    near, far = offset <= 1.0, (offset > 1.0) & (offset < 2.0)
-    weights = np.where(near, (1.5 * offset - 2.5) * offset**2 + 1.0, 0.0)
-    weights += np.where(far, ((-0.5 * offset + 2.5) * offset - 4.0) * offset + 2.0, 0.0)
-    return knots, weights
+    # the extrema of the polynomial, both ends among them
+    knots = places[0] + 0.5 * span * (1.0 - np.cos(np.pi * np.arange(n_knot) / (n_knot - 1)))
+    return knots, np.ascontiguousarray(BarycentricInterpolator(knots, np.eye(n_knot))(places).T)
