@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from crdist import __version__
-from crdist.commands import cluster, compare, derive, export, figures, infer, jobs, post, run, serve, stores
+from crdist.commands import cluster, compare, derive, doctor, export, figures, infer, jobs, post, run, serve, stores
 from crdist.commands.interrupts import Interrupted, catch_signals, way_on_text
 from crdist.errors import CrdistError
 
@@ -63,6 +63,7 @@ app.command("recipe")(stores.recipe_)
 app.command()(stores.info)
 app.command()(stores.check)
 app.command()(infer.demo)
+app.command()(doctor.doctor)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ SLURM = {"slurm", "running_slurm"}
 """Fixtures that start a batch system: one at a time is enough for a machine, so their tests share a process."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     for item in items:
         # where tests run in several processes, those of a file stay together: they share what their fixtures make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,8 +33,13 @@ def _print_kinds(wanted: bool) -> None:
         return
     from crdist.exporters import EXPORTERS
 
-    for exporter in EXPORTERS.values():
-        print(f"{exporter.name:<10} from {' or '.join(exporter.reads)}: {exporter.summary}")
+    known, faults = EXPORTERS.working()
+    for name, exporter in known.items():
+        plugin = EXPORTERS.plugin(name)
+        by = f" [{plugin.distribution} {plugin.version}]" if plugin is not None else ""
+        print(f"{name:<10} from {' or '.join(exporter.reads)}: {exporter.summary}{by}")
+    for fault in faults:
+        print(f"crdist: {fault}", file=sys.stderr)
     raise typer.Exit
 
 

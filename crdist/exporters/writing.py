@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal
 
 from crdist.errors import CrdistError, RecipeError, RunError
@@ -18,13 +17,16 @@ from crdist.exporters.products import is_posterior
 from crdist.exporters.target import new_target
 from crdist.exporters.vtk_image import VTK
 from crdist.exporters.xdggs import XDGGS
+from crdist.plugins import PluginTable
 
 __all__ = ["EXPORTERS", "export_store"]
 
-EXPORTERS: Mapping[str, Exporter] = MappingProxyType(
-    {exporter.name: exporter for exporter in (EDENHOFER, HEALPIX, XDGGS, ARVIZ, FITS_CUBE, VTK, ECSV)}
+EXPORTERS: PluginTable[Exporter] = PluginTable(
+    "crdist.exporters",
+    Exporter,
+    {exporter.name: exporter for exporter in (EDENHOFER, HEALPIX, XDGGS, ARVIZ, FITS_CUBE, VTK, ECSV)},
 )
-"""The forms in which a store can be exported, by name."""
+"""The forms in which a store can be exported, by name; installed packages add to them."""
 
 
 def export_store(
@@ -111,22 +113,27 @@ def export_store(
 
 
 def _exporter(store: Path, target: Path, kind: str, to: str | None) -> Exporter:
-    fitting = [exporter for exporter in EXPORTERS.values() if kind in exporter.reads]
-    names = ", ".join(exporter.name for exporter in fitting)
     holds = "posterior samples" if kind == "posterior" else "products"
     if to is not None:
         if to not in EXPORTERS:
             raise RecipeError(f"an export is one of {', '.join(EXPORTERS)}, got {to!r}")
-        if EXPORTERS[to] not in fitting:
-            raise RecipeError(f"{store}: holds {holds}, which {to!r} does not read; choose one of {names}")
-        return EXPORTERS[to]
+        if kind in EXPORTERS[to].reads:
+            return EXPORTERS[to]
+    known, faults = EXPORTERS.working()
+    fitting = [exporter for exporter in known.values() if kind in exporter.reads]
+    names = ", ".join(exporter.name for exporter in fitting)
+    if to is not None:
+        raise RecipeError(f"{store}: holds {holds}, which {to!r} does not read; choose one of {names}")
     ending = [exporter for exporter in fitting if exporter.reads[0] == kind and target.suffix in exporter.suffixes]
     if len(ending) == 1:
         return ending[0]
     if ending:
         several = " or ".join(exporter.name for exporter in ending)
         raise RecipeError(f"{target}: {holds} can be {several} there; say which with --to")
-    raise RecipeError(f"{target}: its ending does not tell what {holds} should become; give --to, one of {names}")
+    unusable = "".join(f" (not looked at: {fault})" for fault in faults)
+    raise RecipeError(
+        f"{target}: its ending does not tell what {holds} should become; give --to, one of {names}{unusable}"
+    )
 
 
 def _suffix(exporter: Exporter, target: Path) -> str:

@@ -68,8 +68,8 @@ class MapLayout:
     """The name by which `import_map` is asked for it."""
     summary: str
     """What it is, in one line."""
-    container: Literal["FITS", "npz"]
-    """Kind of file."""
+    container: Literal["FITS", "npz", "other"]
+    """Kind of file. What is neither FITS nor npz is not recognised: its layout must be asked for."""
     matches: Callable[[Sequence[Hdu]], bool]
     """Whether the parts of a FITS file look like it."""
     open: Callable[[Path, ImportOptions, ExitStack, Path], PublishedMap]

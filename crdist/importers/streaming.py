@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -21,15 +20,18 @@ from crdist.importers.healpix_fits import HEALPIX_FITS
 from crdist.importers.npz import NPZ
 from crdist.importers.published import ImportOptions, MapLayout, PublishedMap
 from crdist.importers.soding import SODING
+from crdist.plugins import PluginTable
 from crdist.schema import PosteriorHeader, read_posterior_header, versions
 from crdist.store import Shard, create_posterior, new_store, posterior_shards, set_provenance, write_shard
 
 __all__ = ["LAYOUTS", "import_map", "source_identity"]
 
-LAYOUTS: Mapping[str, MapLayout] = MappingProxyType(
-    {layout.name: layout for layout in (EDENHOFER, SODING, HEALPIX_FITS, NPZ)}
+LAYOUTS: PluginTable[MapLayout] = PluginTable(
+    "crdist.importers",
+    MapLayout,
+    {layout.name: layout for layout in (EDENHOFER, SODING, HEALPIX_FITS, NPZ)},
 )
-"""The known layouts, by name."""
+"""The known layouts, by name; installed packages add to them."""
 
 READ_BYTES = 256 * 1024**2
 """Samples held at once: a map in ring order is read once for each such part of a layer of shells."""
@@ -96,6 +98,7 @@ def import_map(
                 provenance = {
                     "versions": versions(),
                     "layout": chosen.name,
+                    **LAYOUTS.origin(chosen.name),
                     "source": source_identity(source),
                     "config": {"layout": layout, "units": units, "name": name},
                     "notes": list(published.notes),
@@ -125,6 +128,8 @@ def _layout_of(source: Path, layout: str | None) -> MapLayout:
         raise RecipeError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if not source.exists():
         raise InputFileError(f"{source}: no such file")
+    if layout is not None and LAYOUTS[layout].container == "other":
+        return LAYOUTS[layout]
     if source.is_dir():
         if not any(source.glob("*.fits")):
             raise InputFileError(f"{source}: a folder without *.fits files")
@@ -141,9 +146,15 @@ def _layout_of(source: Path, layout: str | None) -> MapLayout:
     if container == "npz":
         return NPZ
     hdus = scan(source)
-    matching = [item for item in LAYOUTS.values() if item.matches(hdus)]
+    faults: list[str] = []
+    matching = [item for item in LAYOUTS.builtin.values() if item.matches(hdus)]
+    if not matching:
+        # what is built in needs no plug-in to be imported
+        known, faults = LAYOUTS.working()
+        matching = [item for item in known.values() if item.container == "FITS" and item.matches(hdus)]
     if len(matching) != 1:
         found = "looks like " + " and ".join(item.name for item in matching) if matching else "in no known layout"
+        found += "".join(f" (not looked at: {fault})" for fault in faults)
         raise InputFileError(
             f"{source}: {found}; give layout= as one of {', '.join(LAYOUTS)}. "
             f"It has {describe([hdu for hdu in hdus if hdu.shape]) or 'no data'}"

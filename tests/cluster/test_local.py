@@ -60,7 +60,7 @@ def test_a_cluster_without_workers_is_refused():
     from distributed import LocalCluster
 
     with (
-        LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as cluster,
+        LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
         pytest.raises(RunError, match="has no workers"),
         connect(cluster.scheduler_address),
     ):

@@ -113,7 +113,7 @@ def test_the_default_recipe_can_be_printed_and_used(tmp_path):
 def test_an_existing_scheduler_computes_the_same(folder, tmp_path):
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
         address = cluster.scheduler_address
         result = crdist("post", folder / "p.zarr", tmp_path / "o.zarr", "-r", folder / "r.yaml", "--cluster", address)
     assert result.returncode == 0, result.stderr
@@ -270,7 +270,7 @@ def test_ctrl_c_is_one_line_and_the_run_goes_on_from_there(folder, tmp_path):
 def test_a_scheduler_file_names_a_cluster(folder, tmp_path):
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=1, threads_per_worker=2, host="127.0.0.1", dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=2, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
         (tmp_path / "s.json").write_text(json.dumps({"address": cluster.scheduler_address}))
         arguments = ("post", folder / "p.zarr", tmp_path / "o.zarr", "-r", folder / "r.yaml")
         plan = crdist(*arguments, "--cluster", "s.json", "--plan", "--json", cwd=tmp_path)

@@ -120,7 +120,7 @@ def test_threads_and_other_schedulers_agree(density):
     with with_memory(MEMORY):
         columns = crdist.project(density, grid, "z")
         np.testing.assert_array_equal(columns.compute(scheduler="threads", num_workers=4), expected)
-        options = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+        options = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": "127.0.0.1:0"}
         with LocalCluster(**options) as cluster, Client(cluster):
             np.testing.assert_array_equal(columns.compute(), expected)
             # what the cluster holds is no task any more, and must still be found
