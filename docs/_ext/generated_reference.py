@@ -30,14 +30,16 @@ COLUMNS = ("key", "value", "default", "meaning")
 
 
 class _Generated(SphinxDirective):
-    """Parses Markdown that it makes itself, with headings."""
+    """Parses Markdown that it makes itself.
+
+    Where there are headings, all of it stands under one: MyST puts sections into the page at once, and what else there
+    is behind them.
+    """
 
     def run(self) -> list[nodes.Node]:
         lines = list(self._lines())
-        first = next((i for i, line in enumerate(lines) if line.startswith("#")), len(lines))
-        # of one text with headings, MyST drops what stands before the first
-        before = self.parse_text_to_nodes("\n".join(lines[:first]) + "\n")
-        return before + self.parse_text_to_nodes("\n".join(lines[first:]) + "\n", allow_section_headings=True)
+        headings = any(line.startswith("#") for line in lines)
+        return self.parse_text_to_nodes("\n".join(lines) + "\n", allow_section_headings=headings)
 
     def _lines(self) -> Iterator[str]:
         raise NotImplementedError
@@ -52,6 +54,7 @@ class Commands(_Generated):
         from crdist.cli import app
 
         root = get_command(app)
+        yield from ("## `crdist`", "", "Options of all commands, given before the command's name.", "")
         yield from _options(root)
         yield from _commands(root, "crdist")
 
@@ -91,7 +94,10 @@ class Settings(_Generated):
     def _lines(self) -> Iterator[str]:
         model = _model(self.arguments[0])
         sections = {name: inner for name, field in model.model_fields.items() if (inner := _inner(field.annotation))}
-        yield from _table(COLUMNS, list(_keys(model, "", only=set(model.model_fields) - set(sections))))
+        outside = list(_keys(model, "", only=set(model.model_fields) - set(sections)))
+        if outside and sections:
+            yield from ("## Outside the sections", "")
+        yield from _table(COLUMNS, outside)
         for name, inner in sections.items():
             field = model.model_fields[name]
             left_out = " Left out unless wanted." if field.default is None else ""
@@ -107,7 +113,7 @@ class Products(_Generated):
 
         models = [_model_in(kind) for kind in dict(PRODUCT_KINDS).values()]
         shared = set.intersection(*(set(model.model_fields) for model in models)) - {"kind"}
-        yield "Keys of every product:"
+        yield from ("### Every kind", "")
         yield from _table(COLUMNS, list(_keys(models[0], "", only=shared)))
         for kind, model in zip(PRODUCT_KINDS, models, strict=True):
             own = set(model.model_fields) - shared - {"kind"}
