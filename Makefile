@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= cluster,dashboards,export,fast,inference
 # As many processes run the tests as there are cores, four at most; 0 for one without pytest-xdist.
 TEST_PROCESSES ?= auto
-PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadgroup
+PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test lint types pytest slow bench docs setup clean
 

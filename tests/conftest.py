@@ -21,16 +21,7 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the slow tests too")
 
 
-SLURM = {"slurm", "running_slurm"}
-"""Fixtures that start a batch system: one at a time is enough for a machine, so their tests share a process."""
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config, items):
-    for item in items:
-        # where tests run in several processes, those of a file stay together: they share what their fixtures make
-        needs_slurm = SLURM & set(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("slurm" if needs_slurm else str(item.path)))
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(reason="slow: run with --slow")
