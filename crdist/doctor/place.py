@@ -140,8 +140,8 @@ def filesystem_of(folder: Path, mounts: str | None = None) -> str:
 
     Examples
     --------
-    >>> table = "1 0 8:1 / / rw - ext4 /dev/sda rw\\n2 1 0:9 / /work rw shared:7 - lustre mds:/work rw"
-    >>> filesystem_of(Path("/work/me"), table), filesystem_of(Path("/workers"), table)
+    >>> table = "1 0 8:1 / / rw - ext4 /dev/sda rw\\n2 1 0:9 / /data rw shared:7 - lustre mds:/data rw"
+    >>> filesystem_of(Path("/data/me"), table), filesystem_of(Path("/database"), table)
     ('lustre', 'ext4')
     """
     if mounts is None:
