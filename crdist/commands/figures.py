@@ -67,7 +67,7 @@ def figures(
         print(json.dumps({"written": [str(path) for path in written], "left_out": left_out}))
         return
     n_figure = sum(path.suffix == ".txt" for path in written)
-    print(f"{out}: {n_figure} figures, {len(written)} files")
+    print(f"{out}: {n_figure} figure{'s' * (n_figure != 1)}, {len(written)} files")
 
 
 def report(

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from bokeh.models import ColumnDataSource
 
 from crdist.errors import RecipeError, SchemaError
+from crdist_dashboards.app import triptych as triptych_module
 from crdist_dashboards.app.downloads import FORMATS, file_of
 from crdist_dashboards.app.page import Page, build
 from crdist_dashboards.app.state import from_query, to_query
@@ -123,7 +125,7 @@ def test_maps_of_a_triptych_zoom_together(page):
 
 
 def test_zooming_into_a_plane_that_is_shown_in_part_shows_all_of_the_window(folder, source, monkeypatch):
-    monkeypatch.setattr(maps, "MAX_PIXELS", 12)
+    monkeypatch.setattr(triptych_module, "FIRST_PIXELS", 12)
     triptych = Page(Stores((folder / "first.zarr",))).tabs["slices"].triptych
     whole = triptych.maps[0].view
     assert whole.thinned
@@ -137,6 +139,29 @@ def test_zooming_into_a_plane_that_is_shown_in_part_shows_all_of_the_window(fold
     assert triptych.maps[0].figure.x_range.reset_end == 12.0
     triptych._looked(-12.0, 12.0, -12.0, 12.0)
     assert triptych.maps[0].view.extent == whole.extent
+
+
+def test_a_map_has_as_many_voxels_as_the_screen_has_pixels_and_a_file_has_all(folder, source, monkeypatch):
+    monkeypatch.setattr(triptych_module, "FIRST_PIXELS", 6)
+    triptych = Page(Stores((folder / "first.zarr",))).tabs["slices"].triptych
+    whole = source.read("midplane", "mean").T
+    assert triptych.maps[0].view.values.shape == (6, 6)
+    np.testing.assert_array_equal(triptych._fine()[0].values, whole)
+    # as the page says it
+    sizes = next(model for model in _models(triptych) if list(model.data) == ["n"])
+    sizes.data = {"n": [13]}
+    assert triptych.maps[0].view.values.shape == (12, 12)
+    sizes.data = {"n": [5]}
+    assert triptych.maps[0].view.values.shape == (6, 6)
+    sizes.data = {"n": [24]}
+    for live in triptych.maps:
+        assert not live.view.thinned
+    np.testing.assert_array_equal(triptych.maps[0].view.values, whole)
+    assert triptych._fine()[0] is triptych.maps[0].view
+
+
+def _models(triptych):
+    return triptych.maps[0].figure.select({"type": ColumnDataSource})
 
 
 def test_another_store_is_shown_when_it_is_chosen(page, folder):

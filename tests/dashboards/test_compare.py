@@ -43,8 +43,8 @@ def test_the_difference_is_in_standard_deviations(stores, product, axis, index):
     np.testing.assert_allclose(second.values, b.mean(-1).T, rtol=1e-5)
     assert first.scale == second.scale
     assert sigma.scale.low == -sigma.scale.high
-    assert first.title.startswith("a.zarr: ")
-    assert second.title.startswith("b.zarr: ")
+    assert first.title.startswith("a: ")
+    assert second.title.startswith("b: ")
     assert "6 and 6 samples" in sigma.statistic
     assert not any("interpolated" in note for note in sigma.notes)
     assert any("independent" in note for note in sigma.notes)

@@ -23,6 +23,9 @@ __all__ = ["LiveMap", "Place", "bar_ticks"]
 Place = Callable[[float, float], None]
 """Called with a place in the plane, or NaN where the pointer has left it."""
 
+PIXELS_STEP = 64
+"""The width of a map is told in steps: every step is another picture of a large plane."""
+
 POINTER_MS = 50
 """The pointer's place is sent no more often than this."""
 
@@ -49,6 +52,11 @@ const height = Math.round(figure.inner_width * figure.tags[0]) + (figure.outer_h
 if (figure.inner_width > 0 && Math.abs(height - figure.height) > 1) figure.height = height;
 """
 
+SEND_PIXELS = """
+const n = Math.ceil(figure.inner_width * window.devicePixelRatio / step) * step;
+if (n > 0 && n != pixels.data.n[0]) pixels.data = {n: [n]};
+"""
+
 SEND_PLACE = """
 const now = Date.now();
 const send = () => { place.last = Date.now(); place.data = {x: [cb_obj.x], y: [cb_obj.y]}; };
@@ -73,6 +81,8 @@ class LiveMap:
         Called with the place of a tap, and of the pointer, some 20 times a second at most.
     on_window : callable, optional
         Called with left, right, bottom and top of what is looked at, after it has changed.
+    on_pixels : callable, optional
+        Called with the number of pixels that the map is wide on the screen, rounded up, when it has changed.
     height : int
         Pixels, until the browser has told how wide it is.
     """
@@ -87,6 +97,7 @@ class LiveMap:
         on_tap: Place | None = None,
         on_pointer: Place | None = None,
         on_window: Callable[[float, float, float, float], None] | None = None,
+        on_pixels: Callable[[int], None] | None = None,
         height: int = 380,
     ) -> None:
         from bokeh.events import RangesUpdate
@@ -145,6 +156,8 @@ class LiveMap:
         self._add_tools()
         style_figure(self.figure, theme)
         self._listen(on_tap, on_pointer)
+        if on_pixels is not None:
+            self._tell_pixels(on_pixels)
         if on_window is not None:
             self.figure.on_event(RangesUpdate, lambda event: on_window(event.x0, event.x1, event.y0, event.y1))
 
@@ -335,6 +348,14 @@ class LiveMap:
                 on_pointer(x, y)
 
             place.on_change("data", moved)
+
+    def _tell_pixels(self, on_pixels: Callable[[int], None]) -> None:
+        from bokeh.models import ColumnDataSource, CustomJS
+
+        pixels = ColumnDataSource({"n": [0]})
+        args = {"figure": self.figure, "pixels": pixels, "step": PIXELS_STEP}
+        self.figure.js_on_change("inner_width", CustomJS(args=args, code=SEND_PIXELS))
+        pixels.on_change("data", lambda attr, old, new: on_pixels(int(new["n"][0])))
 
 
 def bar_ticks(scale: ColourScale) -> list[tuple[float, str]]:

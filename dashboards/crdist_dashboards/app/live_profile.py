@@ -30,6 +30,12 @@ LEGEND_WIDTH = 560
 
 MARKERS = ("circle", "square", "triangle", "diamond")
 
+FILL_WINDOW = """
+const height = Math.round(Math.max(least, Math.min(0.5 * figure.inner_width, window.innerHeight - 360)));
+if (figure.inner_width > 0 && height != figure.height) figure.height = height;
+"""
+"""What is above and below a figure that is alone on its page takes some 360 pixels."""
+
 
 class LiveProfile:
     """A profile whose figure is kept as long as it has the same parts.
@@ -40,15 +46,18 @@ class LiveProfile:
     height : int
         Pixels.
     legend : bool
+    fill : bool
+        Whether it grows with a large window, as the only figure of its page.
     """
 
-    def __init__(self, *, theme: Theme = LIGHT, height: int = 300, legend: bool = True) -> None:
+    def __init__(self, *, theme: Theme = LIGHT, height: int = 300, legend: bool = True, fill: bool = False) -> None:
         import panel as pn
 
         self.view: ProfileView | None = None
         self._theme = theme
         self._height = height
         self._legend = legend
+        self._fill = fill
         self._parts: Any = None
         self._figure: Figure | None = None
         self._sources: dict[str, Any] = {}
@@ -100,6 +109,7 @@ class LiveProfile:
     def _make(self, view: ProfileView) -> Figure:
         from bokeh.models import (
             ColumnDataSource,
+            CustomJS,
             FixedTicker,
             Legend,
             LegendItem,
@@ -126,6 +136,8 @@ class LiveProfile:
         plot.toolbar.logo, plot.toolbar.autohide = None, True
         if view.up_kind == "log":
             plot.yaxis[0].ticker = FixedTicker()
+        if self._fill:
+            plot.js_on_change("inner_width", CustomJS(args={"figure": plot, "least": self._height}, code=FILL_WINDOW))
         plot.min_border = 4
         plot.min_border_right = 14
         self._sources = {name: ColumnDataSource(data) for name, data in _data_of(view).items()}

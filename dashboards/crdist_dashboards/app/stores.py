@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crdist.errors import RecipeError
+from crdist_dashboards.names import names_of
 from crdist_dashboards.products import ProductsSource
 
 if TYPE_CHECKING:
@@ -35,16 +35,8 @@ class Stores:
 
     @cached_property
     def by_name(self) -> Mapping[str, Path]:
-        """Paths by the names that pages know: the file's name, with its folder where that is not enough."""
-        short = [path.absolute().name.removesuffix(".zarr") for path in self.products]
-        several = Counter(short)
-        names: dict[str, Path] = {}
-        for name, path in zip(short, self.products, strict=True):
-            label = name if several[name] == 1 else f"{path.absolute().parent.name}/{name}"
-            while label in names:
-                label += "'"
-            names[label] = path
-        return names
+        """Paths by the names that pages know: as short as tells them apart."""
+        return dict(zip(names_of(self.products), self.products, strict=True))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -23,11 +23,18 @@ FLAT = 0.45
 SETTLE_MS = 150
 """A window is taken up this long after it began to change."""
 
+FIRST_PIXELS = 256
+"""Pixels along a side of a map until the browser has told how many it has."""
+
+MOST_PIXELS = 1024
+"""No map is sent with more; files are made with as many."""
+
 MARGIN = 0.25
 """Of a window, beyond each of its sides."""
 
 Lines = Callable[[float, float], tuple[ProfileView, ProfileView]]
 Value = Callable[[float, float], str]
+Make = Callable[[Window | None, int], tuple[MapView, ...]]
 
 
 class Triptych:
@@ -36,14 +43,14 @@ class Triptych:
     Parameters
     ----------
     session : Session
+    make : callable
+        The maps of a window, None for the whole plane, with at most so many pixels a side.
     lines : callable
         The profiles through a point.
     value : callable
         One line of text on a point.
     safely : callable
         Does something, and shows its error.
-    zoomed : callable, optional
-        Called when `window` has changed: maps of it show more of a large plane.
     n_map : int
     same_overlays : bool
         Whether all maps have the same colours for what is drawn over them.
@@ -53,20 +60,20 @@ class Triptych:
         self,
         session: Session,
         *,
+        make: Make,
         lines: Lines,
         value: Value,
         safely: Callable[[Callable[[], Any]], None],
-        zoomed: Callable[[], None] | None = None,
         n_map: int = 3,
         same_overlays: bool = True,
     ) -> None:
         import panel as pn
 
         self._session = session
-        self._lines, self._value, self._safely = lines, value, safely
-        self._zoomed = zoomed
+        self._make, self._lines, self._value, self._safely = make, lines, value, safely
         self.window: Window | None = None
         """What is looked at of a plane that is shown in part only, kpc; None for the whole."""
+        self._pixels = FIRST_PIXELS
         self._asked: Window | None = None
         self._waiting = False
         self._is_thinned = False
@@ -75,7 +82,7 @@ class Triptych:
         self.maps: list[LiveMap] = []
         for _ in range(n_map):
             # one of the maps says for all what is looked at
-            shared: dict[str, Any] = {"on_window": self._looked}
+            shared: dict[str, Any] = {"on_window": self._looked, "on_pixels": self._sized}
             if self.maps:
                 shared = {**self.maps[0].ranges, "over": self.maps[0] if same_overlays else None}
             live = LiveMap(theme=session.theme, on_tap=self._tapped, on_pointer=self._pointed, **shared)
@@ -97,8 +104,9 @@ class Triptych:
         self.view.visible = False
         self._point("")
 
-    def show(self, views: tuple[MapView, ...]) -> None:
-        """Show other maps; the window stays where it is unless the plane is another."""
+    def draw(self) -> None:
+        """Show the maps as they are now; the window stays where it is unless the plane is another."""
+        views = self._make(self.window, self._pixels)
         for live, view in zip(self.maps, views, strict=True):
             live.show(view)
         left, right, bottom, top = extent = views[0].extent
@@ -139,11 +147,21 @@ class Triptych:
         """Widgets that give what is shown as files; ``names`` are those of the maps."""
 
         def views() -> Mapping[str, Any]:
-            shown = [*(live.view for live in self.maps), *(profile.view for profile in self.profiles)]
+            shown = [*self._fine(), *(profile.view for profile in self.profiles)]
             return {key: view for key, view in zip(keys, shown, strict=True) if view is not None}
 
         keys = (*names, "line across", "line up")
         return downloads(keys, views, name, failed)
+
+    def _fine(self) -> tuple[MapView | None, ...]:
+        """The maps for a file: what a page leaves out for want of pixels is in them."""
+        shown = self._shown()
+        if any(view is not None and view.thinned for view in shown):
+            return self._make(self.window, MOST_PIXELS)
+        return shown
+
+    def _shown(self) -> tuple[MapView | None, ...]:
+        return tuple(live.view if isinstance(live.view, MapView) else None for live in self.maps)
 
     def _place(self) -> tuple[float, float]:
         state = self._session.state
@@ -158,7 +176,7 @@ class Triptych:
         import panel as pn
 
         self._asked = (left, right, bottom, top)
-        if self._extent is None or self._zoomed is None or not self._is_thinned or self._waiting:
+        if self._extent is None or not self._is_thinned or self._waiting:
             return
         if pn.state.curdoc is None or pn.state.curdoc.session_context is None:
             self._look()
@@ -170,11 +188,16 @@ class Triptych:
         self._waiting = False
         assert self._asked is not None
         assert self._extent is not None
-        assert self._zoomed is not None
         window = _within(self._asked, self._extent)
         if window != self.window:
             self.window = window
-            self._zoomed()
+            self._safely(self.draw)
+
+    def _sized(self, pixels: int) -> None:
+        """Take up how many pixels the browser has for a map."""
+        before, self._pixels = self._pixels, min(max(pixels, FIRST_PIXELS), MOST_PIXELS)
+        if self._pixels != before and any(view is not None and view.thinned for view in self._shown()):
+            self._safely(self.draw)
 
     def _tapped(self, x: float, y: float) -> None:
         if self._extent is None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+from crdist_dashboards.names import names_of
 from crdist_dashboards.overlays import ALL
 from crdist_dashboards.products import ProductsSource
 from crdist_dashboards.records import MapView
 from crdist_dashboards.scales import ScaleKind
-from crdist_dashboards.views.maps import projection_view
+from crdist_dashboards.views.maps import MAX_PIXELS, projection_view
 from crdist_dashboards.views.planes import Window, fitting_projection
 
 __all__ = ["side_by_side"]
@@ -23,6 +25,7 @@ def side_by_side(
     *,
     scale: ScaleKind = "auto",
     window: Window | None = None,
+    pixels: int = MAX_PIXELS,
     overlays: Sequence[str] = ALL,
 ) -> tuple[MapView, MapView]:
     """A projection of one store, and the other store's along the same axis that covers most of it.
@@ -35,7 +38,7 @@ def side_by_side(
         Of `a`, a projection.
     statistic : str
         One that both have.
-    scale, window, overlays
+    scale, window, pixels, overlays
         As for `slice_view`.
 
     Returns
@@ -49,14 +52,12 @@ def side_by_side(
         If the frames differ, `b` has no projection along that axis, or one cannot be read.
     """
     other = fitting_projection(b, a, product)
-    views = (
-        projection_view(source, name, statistic, scale=scale, window=window, overlays=overlays)
-        for source, name in ((a, product), (b, other.name))
-    )
+    options: dict[str, Any] = {"scale": scale, "window": window, "pixels": pixels, "overlays": overlays}
+    views = (projection_view(source, name, statistic, **options) for source, name in ((a, product), (b, other.name)))
     is_one = a.quantity.long_name == b.quantity.long_name
     first, second = (
-        replace(view, title=f"{_capital(view.quantity)}{f', {source.path.stem}' if is_one else ''}\n{view.title}")
-        for source, view in zip((a, b), views, strict=True)
+        replace(view, title=f"{_capital(view.quantity)}{f', {name}' if is_one else ''}\n{view.title}")
+        for name, view in zip(names_of((a.path, b.path)), views, strict=True)
     )
     return first, second
 

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from crdist.errors import SchemaError
+from crdist_dashboards.names import names_of
 from crdist_dashboards.overlays import ALL
 from crdist_dashboards.products import GridAxis, ProductsSource
 from crdist_dashboards.records import MapView
 from crdist_dashboards.scales import COLOUR_MAPS, ColourScale, ScaleKind, power_of_ten, symmetric_scale
 from crdist_dashboards.views.maps import MAX_PIXELS, map_view
-from crdist_dashboards.views.planes import Cut, Window, cut_of, plane_values, scale_of, shown
+from crdist_dashboards.views.planes import SCALE_SIDE, Cut, Shown, Window, cut_of, plane_values, scale_of, shown
 
 __all__ = ["comparison"]
 
@@ -31,6 +32,7 @@ def comparison(
     at_kpc: float | None = None,
     scale: ScaleKind | ColourScale = "auto",
     window: Window | None = None,
+    pixels: int = MAX_PIXELS,
     overlays: Sequence[str] = ALL,
 ) -> tuple[MapView, MapView, MapView]:
     """The same product of two stores on one colour scale, and (a - b) / sqrt(std_a^2 + std_b^2).
@@ -42,7 +44,7 @@ def comparison(
         linearly between two layers of a volume.
     product : str
         A map that both have.
-    axis, at_kpc, scale, window, overlays
+    axis, at_kpc, scale, window, pixels, overlays
         As for `slice_view`.
 
     Returns
@@ -60,16 +62,14 @@ def comparison(
     second = cut_of(b, b.info(product), axis, first.at_kpc if first.info.kind == "volume" else None)
     notes = _check(a, b, first, second)
     common = scale if isinstance(scale, ColourScale) else _common_scale(a, b, first, second, scale)
-    view = map_view(a, product, axis=axis, at_kpc=at_kpc, scale=common, window=window, overlays=overlays)
-    across, up = (part.axis.centres[part.index] for part in shown(first, window, MAX_PIXELS))
-    mean_b, std_b = (_values_at(b, second, name, across, up, first.at_kpc).T for name in ("mean", "std"))
-    std_a = _values_at(a, first, "std", across, up, first.at_kpc).T
-    spread = np.sqrt(std_a**2 + std_b**2)
-    sigma = np.full(spread.shape, np.nan)
-    np.divide(view.values - mean_b, spread, out=sigma, where=spread > 0)
-    if not np.isfinite(sigma).any():
+    options: dict[str, Any] = {"axis": axis, "at_kpc": at_kpc, "scale": common, "overlays": overlays}
+    view = map_view(a, product, window=window, pixels=pixels, **options)
+    mean_b, sigma = _difference(a, b, first, second, shown(first, window, pixels))
+    # from the whole plane, so that colours stay when the window moves
+    _, whole = _difference(a, b, first, second, shown(first, None, SCALE_SIDE))
+    if not np.isfinite(whole).any():
         raise SchemaError(f"{a.path} and {b.path}: product {product} has no voxel with a value and std in both")
-    names = _names(a, b)
+    names = names_of((a.path, b.path))
     n_b = second.info.n_sample
     return (
         replace(view, title=f"{names[0]}: {view.title}"),
@@ -88,10 +88,23 @@ def comparison(
             values=np.ascontiguousarray(sigma, dtype=np.float32),
             units="σ",  # noqa: RUF001
             colours=COLOUR_MAPS["difference"],
-            scale=symmetric_scale(sigma),
+            scale=symmetric_scale(whole),
             notes=(*notes, "the two stores' samples are taken for independent"),
         ),
     )
+
+
+def _difference(
+    a: ProductsSource, b: ProductsSource, first: Cut, second: Cut, places: tuple[Shown, Shown]
+) -> tuple[Array, Array]:
+    """Means of b in voxels of a, and the difference of a from them in standard deviations; shape (up, across)."""
+    across, up = (part.axis.centres[part.index] for part in places)
+    mean_a, std_a = (_values_at(a, first, name, across, up, first.at_kpc).T for name in ("mean", "std"))
+    mean_b, std_b = (_values_at(b, second, name, across, up, first.at_kpc).T for name in ("mean", "std"))
+    spread = np.sqrt(std_a**2 + std_b**2)
+    sigma = np.full(spread.shape, np.nan)
+    np.divide(mean_a - mean_b, spread, out=sigma, where=spread > 0)
+    return mean_b, sigma
 
 
 def _check(a: ProductsSource, b: ProductsSource, first: Cut, second: Cut) -> tuple[str, ...]:
@@ -181,12 +194,3 @@ def _common_scale(a: ProductsSource, b: ProductsSource, first: Cut, second: Cut,
     low, high = min(one.low, two.low), max(one.high, two.high)
     power = 0 if one.kind == "log" else power_of_ten(max(abs(low), abs(high)))
     return ColourScale(low, high, one.kind, power, extend)
-
-
-def _names(a: ProductsSource, b: ProductsSource) -> tuple[str, str]:
-    """Names that tell two stores apart."""
-    for depth in (1, 2, 3):
-        names = tuple("/".join(source.path.absolute().parts[-depth:]) for source in (a, b))
-        if names[0] != names[1]:
-            return names[0], names[1]
-    return str(a.path), str(b.path)

@@ -23,7 +23,7 @@ __all__ = ["MAX_PIXELS", "Readout", "crosshair", "map_view", "projection_view", 
 Array = npt.NDArray[Any]
 
 MAX_PIXELS = 512
-"""Pixels along one side of a map; of a larger plane every second, third ... voxel is shown."""
+"""Pixels along one side of a map, if no other number is asked for."""
 
 HEADINGS = {
     "mean": "mean",
@@ -47,6 +47,7 @@ def slice_view(
     at_kpc: float | None = None,
     scale: ScaleKind | ColourScale = "auto",
     window: Window | None = None,
+    pixels: int = MAX_PIXELS,
     overlays: Sequence[str] = ALL,
 ) -> MapView:
     """A slice, or a plane of a volume.
@@ -68,6 +69,8 @@ def slice_view(
         By default taken from the whole product, so that colours stay when the plane or the window moves.
     window : tuple of float, kpc, optional
         Left, right, bottom and top of what is looked at; finer detail where the plane is large.
+    pixels : int
+        At most so many along a side; of a larger plane every second, third ... voxel is shown.
     overlays : sequence of str
         Of `crdist_dashboards.overlays.ALL`.
 
@@ -81,7 +84,7 @@ def slice_view(
         raise SchemaError(f"{source.path}: {product} is a {info.kind}, expected a slice or a volume")
     cut = cut_of(source, info, axis, at_kpc)
     title = f"Slice {cut.axis} = {cut.at_kpc:g} kpc"
-    return _map_view(source, cut, statistic, sample, scale, window, overlays, title)
+    return _map_view(source, cut, statistic, sample, scale, window, pixels, overlays, title)
 
 
 def projection_view(
@@ -92,6 +95,7 @@ def projection_view(
     sample: int | None = None,
     scale: ScaleKind | ColourScale = "auto",
     window: Window | None = None,
+    pixels: int = MAX_PIXELS,
     overlays: Sequence[str] = ALL,
     contours: MapView | ProductsSource | None = None,
 ) -> MapView:
@@ -99,7 +103,7 @@ def projection_view(
 
     Parameters
     ----------
-    source, product, statistic, sample, scale, window, overlays
+    source, product, statistic, sample, scale, window, pixels, overlays
         As for `slice_view`; the product is a projection.
     contours : MapView or ProductsSource, optional
         A map along the same axis in the same frame, such as the gas column, or the store of one; drawn at levels
@@ -120,7 +124,7 @@ def projection_view(
     other = contours
     if isinstance(other, ProductsSource):
         other = projection_view(other, fitting_projection(other, source, product).name, overlays=())
-    view = _map_view(source, cut, statistic, sample, scale, window, overlays, title)
+    view = _map_view(source, cut, statistic, sample, scale, window, pixels, overlays, title)
     if other is None:
         return view
     check_same_frame(view, other)
@@ -141,6 +145,7 @@ def map_view(
     at_kpc: float | None = None,
     scale: ScaleKind | ColourScale = "auto",
     window: Window | None = None,
+    pixels: int = MAX_PIXELS,
     overlays: Sequence[str] = ALL,
 ) -> MapView:
     """A product of any kind that is a map: `slice_view` or `projection_view`.
@@ -150,19 +155,10 @@ def map_view(
     SchemaError
         As they do.
     """
+    options: dict[str, Any] = {"scale": scale, "window": window, "pixels": pixels, "overlays": overlays}
     if source.info(product).kind == "projection":
-        return projection_view(source, product, statistic, sample=sample, scale=scale, window=window, overlays=overlays)
-    return slice_view(
-        source,
-        product,
-        statistic,
-        sample=sample,
-        axis=axis,
-        at_kpc=at_kpc,
-        scale=scale,
-        window=window,
-        overlays=overlays,
-    )
+        return projection_view(source, product, statistic, sample=sample, **options)
+    return slice_view(source, product, statistic, sample=sample, axis=axis, at_kpc=at_kpc, **options)
 
 
 def _map_view(
@@ -172,11 +168,12 @@ def _map_view(
     sample: int | None,
     scale: ScaleKind | ColourScale,
     window: Window | None,
+    pixels: int,
     overlays: Sequence[str],
     title: str,
 ) -> MapView:
     info = cut.info
-    across, up = shown(cut, window, MAX_PIXELS)
+    across, up = shown(cut, window, pixels)
     values = plane_values(source, cut, statistic, sample, across.index, up.index)
     extent = (across.low, across.high, up.low, up.high)
     marks, curves = marks_and_curves(source.frame, cut.axis, cut.at_kpc, extent, overlays)

@@ -11,8 +11,9 @@ from crdist_dashboards.app.session import Session, Tab
 from crdist_dashboards.app.theme import style_of_choices
 from crdist_dashboards.app.triptych import Triptych
 from crdist_dashboards.products import ProductsSource
+from crdist_dashboards.records import MapView
 from crdist_dashboards.views import beside, maps
-from crdist_dashboards.views.planes import fitting_projection
+from crdist_dashboards.views.planes import Window, fitting_projection
 
 __all__ = ["BesideTab"]
 
@@ -43,10 +44,10 @@ class BesideTab(Tab):
         )
         self.triptych = Triptych(
             self.session,
+            make=self._views,
             lines=self._lines,
             value=self._value,
             safely=self.safely,
-            zoomed=self._zoomed,
             n_map=2,
             same_overlays=False,
         )
@@ -56,30 +57,22 @@ class BesideTab(Tab):
         return [controls, self.triptych.view, files]
 
     def _update(self) -> None:
-        state, other = self.state, self._other()
+        state = self.state
+        self._other()
         plane = state.store, state.other, state.projection
         if self._drawn is not None and self._drawn[0] != plane:
             self.triptych.window = None
-        shown = (state.statistic, state.scale, tuple(state.overlays), self.session.generation, self.triptych.window)
+        shown = (state.statistic, state.scale, tuple(state.overlays), self.session.generation)
         if (plane, shown) == self._drawn:
             self.triptych.cross()
             return
-        self.triptych.show(
-            beside.side_by_side(
-                self.session.source,
-                other,
-                state.projection,
-                state.statistic,
-                scale=state.scale,
-                overlays=state.overlays,
-                window=self.triptych.window,
-            )
-        )
+        self.triptych.draw()
         self._drawn = plane, shown
 
-    def _zoomed(self) -> None:
-        self.stale = True
-        self.open()
+    def _views(self, window: Window | None, pixels: int) -> tuple[MapView, ...]:
+        state = self.state
+        options: dict[str, Any] = {"scale": state.scale, "overlays": state.overlays, "window": window, "pixels": pixels}
+        return beside.side_by_side(self.session.source, self._other(), state.projection, state.statistic, **options)
 
     def _other(self) -> ProductsSource:
         state, other = self.state, self.session.other

@@ -9,7 +9,9 @@ import panel as pn
 from crdist.errors import SchemaError
 from crdist_dashboards.app.session import Session, Tab
 from crdist_dashboards.app.triptych import Triptych
+from crdist_dashboards.records import MapView
 from crdist_dashboards.views import compare, maps
+from crdist_dashboards.views.planes import Window
 
 __all__ = ["CompareTab"]
 
@@ -34,7 +36,12 @@ class CompareTab(Tab):
         product = pn.widgets.Select.from_param(param.compared, label="Product", width=190)
         other = pn.widgets.Select.from_param(param.other, label="Compared with", width=190)
         self.triptych = Triptych(
-            self.session, lines=self._lines, value=self._value, safely=self.safely, same_overlays=False
+            self.session,
+            make=self._views,
+            lines=self._lines,
+            value=self._value,
+            safely=self.safely,
+            same_overlays=False,
         )
         files = self.triptych.downloads(
             NAMES, lambda: f"{self.state.store}-{self.state.other}-{self.state.compared}", self.say
@@ -45,13 +52,22 @@ class CompareTab(Tab):
         state, session = self.state, self.session
         if state.compared is None or session.other is None:
             raise SchemaError(f"{state.store} and {state.other} have no map of the same name to compare")
-        key = (state.compared, state.scale, tuple(state.overlays), state.axis, state.at, session.generation)
+        plane = state.compared, state.axis
+        key = (plane, state.scale, tuple(state.overlays), state.at, session.generation)
         if key == self._drawn:
             self.triptych.cross()
             return
-        options: dict[str, Any] = {"scale": state.scale, "overlays": state.overlays, **self._plane()}
-        self.triptych.show(compare.comparison(session.source, session.other, state.compared, **options))
+        if self._drawn is not None and self._drawn[0] != key[0]:
+            self.triptych.window = None
+        self.triptych.draw()
         self._drawn = key
+
+    def _views(self, window: Window | None, pixels: int) -> tuple[MapView, ...]:
+        state, session = self.state, self.session
+        assert session.other is not None
+        options: dict[str, Any] = {"scale": state.scale, "overlays": state.overlays, **self._plane()}
+        options |= {"window": window, "pixels": pixels}
+        return compare.comparison(session.source, session.other, state.compared, **options)
 
     def _plane(self) -> dict[str, Any]:
         is_volume = self.session.source.info(self.state.compared).kind == "volume"

@@ -11,7 +11,9 @@ from crdist_dashboards.app.session import Session, Tab
 from crdist_dashboards.app.theme import style_of_choices
 from crdist_dashboards.app.triptych import Triptych
 from crdist_dashboards.products import ProductInfo
+from crdist_dashboards.records import MapView
 from crdist_dashboards.views import maps
+from crdist_dashboards.views.planes import Window
 
 __all__ = ["ProjectionsTab", "SlicesTab"]
 
@@ -31,7 +33,7 @@ class _MapsTab(Tab):
         if getattr(self.state, self.product) is None:
             raise SchemaError(f"{self.session.source.path}: holds no product for this tab")
         self.triptych = Triptych(
-            self.session, lines=self._lines, value=self._value, safely=self.safely, zoomed=self._zoomed
+            self.session, make=self._views, lines=self._lines, value=self._value, safely=self.safely
         )
         files = self.triptych.downloads(
             STATISTICS, lambda: f"{self.state.store}-{getattr(self.state, self.product)}", self.say
@@ -40,9 +42,8 @@ class _MapsTab(Tab):
 
     def _update(self) -> None:
         info = self._info()
-        statistics = [name for name in STATISTICS if name in info.statistics]
-        if len(statistics) < len(STATISTICS):
-            missing = ", ".join(sorted(set(STATISTICS) - set(statistics)))
+        missing = ", ".join(sorted(set(STATISTICS) - set(info.statistics)))
+        if missing:
             raise SchemaError(
                 f"{self.session.source.path}: product {info.name} has no {missing}; ask for it in the recipe"
             )
@@ -50,16 +51,12 @@ class _MapsTab(Tab):
         if plane != self._plane_shown:
             self._plane_shown, self.triptych.window = plane, None
         # a tap moves the crosshair only
-        key = *self._key(), self.triptych.window
+        key = self._key()
         if key != self._drawn:
-            self.triptych.show(self._views(statistics))
+            self.triptych.draw()
             self._drawn = key
         else:
             self.triptych.cross()
-
-    def _zoomed(self) -> None:
-        self.stale = True
-        self.open()
 
     def _info(self) -> ProductInfo:
         return self.session.source.info(getattr(self.state, self.product))
@@ -71,7 +68,7 @@ class _MapsTab(Tab):
     def _controls(self) -> pn.viewable.Viewable:
         raise NotImplementedError
 
-    def _views(self, statistics: list[str]) -> tuple[Any, ...]:
+    def _views(self, window: Window | None, pixels: int) -> tuple[MapView, ...]:
         raise NotImplementedError
 
     def _plane(self) -> dict[str, Any]:
@@ -137,10 +134,10 @@ class SlicesTab(_MapsTab):
             return {}
         return {"axis": self.state.axis, "at_kpc": self._at.value}
 
-    def _views(self, statistics: list[str]) -> tuple[Any, ...]:
+    def _views(self, window: Window | None, pixels: int) -> tuple[MapView, ...]:
         options = {"scale": self.state.scale, "overlays": self.state.overlays, **self._plane()}
-        options["window"] = self.triptych.window
-        return tuple(maps.slice_view(self.session.source, self._info().name, name, **options) for name in statistics)
+        options |= {"window": window, "pixels": pixels}
+        return tuple(maps.slice_view(self.session.source, self._info().name, name, **options) for name in STATISTICS)
 
 
 class ProjectionsTab(_MapsTab):
@@ -158,7 +155,7 @@ class ProjectionsTab(_MapsTab):
         contours = pn.widgets.Checkbox.from_param(param.contours, label="Contours of the gas column", align="end")
         return pn.FlexBox(product, contours, align_items="end")
 
-    def _views(self, statistics: list[str]) -> tuple[Any, ...]:
+    def _views(self, window: Window | None, pixels: int) -> tuple[MapView, ...]:
         gas = self.session.gas if self.state.contours else None
         return tuple(
             maps.projection_view(
@@ -167,8 +164,9 @@ class ProjectionsTab(_MapsTab):
                 name,
                 scale=self.state.scale,
                 overlays=self.state.overlays,
-                window=self.triptych.window,
+                window=window,
+                pixels=pixels,
                 contours=gas,
             )
-            for name in statistics
+            for name in STATISTICS
         )

@@ -36,7 +36,7 @@ class ProfilesTab(Tab):
             pn.widgets.Checkbox.from_param(param.literature, label="Measurements of others", align="end"),
             align_items="end",
         )
-        self._live = LiveProfile(theme=theme, height=520)
+        self._live = LiveProfile(theme=theme, height=520, fill=True)
         self._notes = pn.pane.HTML("", sizing_mode="stretch_width", margin=(0, 10), styles={"color": theme.faint})
         files = downloads(
             ("profile",),
