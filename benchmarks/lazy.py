@@ -116,7 +116,31 @@ def shell(store: Path) -> float:
     return computed(one.mean("sample"), one.std("sample", ddof=1))
 
 
-STEPS: dict[str, Callable[[Path], float]] = {"midplane": midplane, "local": local, "galaxy": galaxy, "shell": shell}
+def catalogue(store: Path, *, integrated: bool = False) -> float:
+    """The mean at 500,000 points in all directions, 0.1 to 20 kpc away."""
+    rng = np.random.default_rng(1)
+    directions = rng.normal(size=(500_000, 3))
+    points = directions / np.linalg.norm(directions, axis=1)[:, None] * rng.uniform(0.1, 20.0, 500_000)[:, None]
+    frame = Frame(name="heliocentric")
+    places = tuple(points.T)
+    return computed(
+        crdist.query(crdist.open_posterior(store)["density"], places, frame=frame, units="kpc", integrated=integrated)
+    )
+
+
+def columns(store: Path) -> float:
+    """The mean of the integrals from the Sun to the same points."""
+    return catalogue(store, integrated=True)
+
+
+STEPS: dict[str, Callable[[Path], float]] = {
+    "midplane": midplane,
+    "local": local,
+    "galaxy": galaxy,
+    "shell": shell,
+    "catalogue": catalogue,
+    "columns": columns,
+}
 
 
 def computed(*arrays: object) -> float:

@@ -1,16 +1,17 @@
-"""The tasks that compute values at points: which points share a task, and what of the samples it reads.
+"""The tasks that compute values at points, and what of the samples each reads.
 
-Points are grouped by the Dask chunk of the samples, here a piece, in which they lie. A group is a task; it depends on
-the pieces that its points read, and a piece is read once for all groups around it.
+A Dask chunk of the samples is a piece here. It has one task, which gives the values at the points that need no other
+piece, and the cells that the others need of it: then it is let go. So pieces are read once, and as many are in memory
+as there are threads.
 """
 
 from __future__ import annotations
 
 import functools
-import math
+import operator
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,18 +21,17 @@ import xarray as xr
 from crdist.errors import SchemaError
 from crdist.grids import SphericalGrid
 from crdist.schema import POSTERIOR_DIMS
-from crdist_postproc.kernels.pieces import Cuts, column_sums, integrals_at, samples_at
+from crdist_postproc.kernels.integrals import column_sums, integrals_at
+from crdist_postproc.kernels.pieces import Cuts, samples_at
 from crdist_postproc.kernels.points import Interpolation, locate
+from crdist_postproc.point_shares import BLOCK_POINTS, Group, Shares, shares_of
 from crdist_postproc.statistics import significance_and_error
 
 __all__ = ["Source", "Task", "values_at_points"]
 
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
-BLOCK_POINTS = 1 << 16
-"""Points of a block of the result, and of a task, about."""
-GROUP_BYTES = 64 * 1024**2
-"""Chunks of the samples that a task holds, about."""
 PIECE_BYTES = 4 * 1024**2
 """Samples in memory are cut so for integrals, which add up whole columns of pixels."""
 
@@ -60,28 +60,72 @@ class Task:
         """Shape of what there is at each point."""
         return {"samples": (n_sample,), "quantile": (len(self.q),)}.get(self.mode, ())
 
-    def evaluate(
-        self,
-        pieces: Sequence[npt.NDArray[Any]],
-        before: Sequence[Floats | None],
-        points_kpc: Floats,
-        cuts: Cuts,
-        where: Sequence[tuple[int, int]],
+    def values(
+        self, piece: npt.NDArray[Any], before: Floats | None, points_kpc: Floats, cuts: Cuts, place: tuple[int, int]
     ) -> npt.NDArray[Any]:
-        """Values at points, from the pieces of the samples that they need and their places among the cuts."""
-        given = {place: _fit(piece) for place, piece in zip(where, pieces, strict=True)}
-        places = locate(points_kpc, self.grid, self.how)
+        """Values at points that need one piece alone, which stands at a place among the cuts.
+
+        ``before`` are the integrals to the piece's inner edge, if it is not the nearest.
+        """
+        given, places = {place: _fit(piece)}, locate(points_kpc, self.grid, self.how)
         if self.how.integrated:
-            sums = {place: part for place, part in zip(where, before, strict=True) if part is not None}
-            found = integrals_at(given, sums, cuts, places, self.grid, self.how, each=self.each)
-        else:
-            found = samples_at(given, cuts, places, self.how, each=self.each)
+            sums = {} if before is None else {place: before}
+            return self._reduced(integrals_at(given, sums, cuts, places, self.grid, self.how, each=self.each), piece)
+        return self._reduced(samples_at(given, cuts, places, self.how, each=self.each), piece)
+
+    def cells(
+        self,
+        piece: npt.NDArray[Any],
+        before: Floats | None,
+        points_kpc: Floats | None,
+        cuts: Cuts,
+        place: tuple[int, int],
+        pixels: Integers,
+        shells: Integers,
+    ) -> npt.NDArray[Any]:
+        """Samples of some cells of a piece, shape (n, n_sample); of integrals those to points in some pixels."""
+        if points_kpc is None:
+            i, j = place
+            chosen: npt.NDArray[np.float32] = _fit(piece)[pixels - cuts.pixels[i], shells - cuts.shells[j]]
+            return chosen
+        places = locate(points_kpc, self.grid, self.how)
+        places.pixels[:] = pixels[:, None]
+        places.weights[:] = (1.0, 0.0, 0.0, 0.0)
+        sums = {} if before is None else {place: before}
+        how = replace(self.how, value_space="linear")
+        return integrals_at({place: _fit(piece)}, sums, cuts, places, self.grid, how, each=True)[0]
+
+    def together(
+        self, handed: Sequence[npt.NDArray[Any]], group: Group, points_kpc: Floats, n_sample: int
+    ) -> npt.NDArray[Any]:
+        """Values at the points of a group, from the cells that pieces have handed over."""
+        n, per_pixel = len(points_kpc), 1 if self.how.integrated else 2
+        dtype = np.float64 if self.how.integrated else np.float32
+        cells = np.full((4 * n * per_pixel, n_sample), np.nan, dtype=dtype)
+        for rows, (_, chosen, slots) in zip(handed, group.parts, strict=True):
+            cells[slots] = rows[chosen]
+        places = locate(points_kpc, self.grid, self.how)
+        # as if each point had four pixels of its own
+        places.pixels[:] = np.arange(4 * n).reshape(n, 4)
+        places.shell[:] = np.where(places.shell >= 0, 0, -1)
+        cuts = Cuts(np.array([0, 4 * n]), np.array([0, per_pixel]))
+        if not self.how.integrated:
+            piece = cells.reshape(4 * n, 2, n_sample)
+            return self._reduced(samples_at({(0, 0): piece}, cuts, places, self.how, each=self.each), piece)
+        # the integrals are there: nothing is added to them
+        piece = np.zeros((4 * n, 1, n_sample), dtype=np.float32)
+        places.part[:] = 0.0
+        found = integrals_at({(0, 0): piece}, {(0, 0): cells}, cuts, places, self.grid, self.how, each=self.each)
+        return self._reduced(found, piece)
+
+    def _reduced(self, found: tuple[npt.NDArray[Any], ...], piece: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What the mode asks for, of all samples or of their mean and standard deviation."""
         if self.mode == "samples":
             value: npt.NDArray[Any] = found[0]
         elif self.mode == "quantile":
             value = np.moveaxis(np.quantile(found[0].astype(np.float64), self.q, axis=-1), 0, -1)
         elif self.mode == "significance":
-            value = significance_and_error(found[0], found[1], len(next(iter(given.values()))[0, 0]))[0]
+            value = significance_and_error(found[0], found[1], piece.shape[2])[0]
         else:
             value = found[0] if self.mode == "mean" else found[1]
         if self.factor != 1.0:
@@ -119,12 +163,6 @@ class Source:
     def n_shell_pieces(self) -> int:
         """Pieces along a line of sight."""
         return len(self.cuts.shells) - 1
-
-    def piece_bytes(self, place: tuple[int, int]) -> int:
-        """Size of a piece."""
-        i, j = place
-        n_pixel = self.cuts.pixels[i + 1] - self.cuts.pixels[i]
-        return int(n_pixel * (self.cuts.shells[j + 1] - self.cuts.shells[j]) * self.n_sample * 4)
 
     @classmethod
     def of(cls, samples: xr.DataArray, how: Interpolation, grid: SphericalGrid) -> Source:
@@ -196,7 +234,7 @@ def values_at_points(source: Source, task: Task, points_kpc: Floats) -> Any:
     if source.array is None and not task.how.integrated:
         blocks = _blocks_in_memory(name, graph, source, task, points, firsts * per_first)
     else:
-        blocks = _blocks_of_groups(name, graph, source, task, points, firsts * per_first)
+        blocks = _blocks_of_pieces(name, graph, source, task, points, firsts * per_first)
     ends = (0,) * (len(shape[1:]) + len(tail))
     for number, (block, count) in enumerate(zip(blocks, np.diff(firsts).tolist(), strict=True)):
         whole = (count, *shape[1:], *tail) if shape else tail
@@ -217,36 +255,33 @@ def _blocks_in_memory(
     """Keys of the values at the points of each block, which read the whole of the samples where they lie."""
     for number, (first, last) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
         key = f"{name}-values-{number}"
-        evaluate = functools.partial(
-            task.evaluate, before=[None], points_kpc=points[first:last], cuts=source.cuts, where=[(0, 0)]
-        )
-        graph[key] = (evaluate, [source.keys(0, 0)])
+        values = functools.partial(task.values, points_kpc=points[first:last], cuts=source.cuts, place=(0, 0))
+        graph[key] = (values, source.keys(0, 0), None)
         yield key
 
 
-def _blocks_of_groups(
+def _blocks_of_pieces(
     name: str, graph: dict[Any, Any], source: Source, task: Task, points: Floats, starts: npt.NDArray[Any]
 ) -> Iterator[str]:
-    """Keys of the values at the points of each block, put together from groups of points that share pieces."""
-    homes, needs = _homes(points, source, task)
-    order, bounds, groups = _groups(homes, needs, source)
-    if task.how.integrated:
-        _add_column_sums(name, graph, source, task, {place for places in groups for place in places})
-    for number, places in enumerate(groups):
-        mine = order[bounds[number] : bounds[number + 1]]
-        evaluate = functools.partial(task.evaluate, points_kpc=points[mine], cuts=source.cuts, where=places)
-        before: list[Any] = [None] * len(places)
-        if task.how.integrated:
-            before = [f"{name}-sums-{i}-{j}" if j else None for i, j in places]
-        graph[f"{name}-group-{number}"] = (evaluate, [source.keys(i, j) for i, j in places], before)
+    """Keys of the values at the points of each block, put together from what each piece gives."""
+    shares = shares_of(points, task.grid, source.cuts, task.how)
+    given = _add_pieces(name, graph, source, task, points, shares)
+    for number, group in enumerate(shares.groups):
+        key = f"{name}-group-{number}"
+        together = functools.partial(
+            task.together, group=group, points_kpc=points[group.points], n_sample=source.n_sample
+        )
+        graph[key] = (together, [f"{name}-cells-{piece}" for piece, _, _ in group.parts])
+        order = np.argsort(group.points)
+        graph[f"{key}-sorted"] = (operator.itemgetter(order), key)
+        given[f"{key}-sorted"] = group.points[order]
     tail = task.tail(source.n_sample)
     for number, (first, last) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
         keys, parts, targets = [], [], []
-        for group in range(len(groups)):
-            mine = order[bounds[group] : bounds[group + 1]]
+        for value, mine in given.items():
             begin, end = np.searchsorted(mine, (first, last)).tolist()
             if begin < end:
-                keys.append(f"{name}-group-{group}")
+                keys.append(value)
                 parts.append((begin, end))
                 targets.append(mine[begin:end] - first)
         key = f"{name}-block-{number}"
@@ -264,95 +299,48 @@ def _put_together(
     shape: tuple[int, ...],
     dtype: Any,
 ) -> npt.NDArray[Any]:
-    """The points of a block in their own order; those that belong to no group are outside the grid."""
+    """The points of a block in their own order; those that no piece serves are outside the grid."""
     block = np.full(shape, np.nan, dtype=dtype)
     for value, (begin, end), target in zip(values, parts, targets, strict=True):
         block[target] = value[begin:end]
     return block
 
 
-def _add_column_sums(
-    name: str, graph: dict[Any, Any], source: Source, task: Task, places: set[tuple[int, int]]
-) -> None:
-    """Tasks for the integrals up to the inner edge of pieces: each piece adds its own to those before it."""
+def _add_pieces(
+    name: str, graph: dict[Any, Any], source: Source, task: Task, points: Floats, shares: Shares
+) -> dict[str, Integers]:
+    """Tasks of the pieces; by key of values, the numbers of their points."""
     furthest: dict[int, int] = {}
-    for i, j in places:
-        furthest[i] = max(furthest.get(i, 0), j)
-    for i, last in furthest.items():
-        for j in range(1, last + 1):
+    given: dict[str, Integers] = {}
+    for piece in shares.pieces:
+        i, j = place = divmod(piece, source.n_shell_pieces)
+        key = source.keys(i, j)
+        before = None
+        if task.how.integrated:
+            furthest[i] = max(furthest.get(i, 0), j)
+            before = f"{name}-sums-{i}-{j}" if j else None
+        if piece in shares.alone:
+            mine = shares.alone[piece]
+            for part in np.array_split(mine, -(-mine.size // BLOCK_POINTS)):
+                value = f"{name}-values-{piece}-{part[0]}"
+                values = functools.partial(task.values, points_kpc=points[part], cuts=source.cuts, place=place)
+                graph[value] = (values, key, before)
+                given[value] = part
+        if piece in shares.handed:
+            pixels, last = shares.handed[piece]
+            of = points[last] if task.how.integrated else None
+            cells = functools.partial(
+                task.cells, points_kpc=of, cuts=source.cuts, place=place, pixels=pixels, shells=last
+            )
+            graph[f"{name}-cells-{piece}"] = (cells, key, before)
+    # the integrals up to the inner edge of a piece: each adds its own to those before it
+    for i, last_piece in furthest.items():
+        for j in range(1, last_piece + 1):
             shells = slice(int(source.cuts.shells[j - 1]), int(source.cuts.shells[j]))
-            sums = functools.partial(task.sums, shells=shells)
             start = f"{name}-sums-{i}-{j - 1}" if j > 1 else None
-            graph[f"{name}-sums-{i}-{j}"] = (sums, source.keys(i, j - 1), start)
-
-
-def _homes(points: Floats, source: Source, task: Task) -> tuple[npt.NDArray[np.int64], dict[int, set[int]]]:
-    """The piece in which each point lies, -1 outside, and the pieces that the points of each piece read."""
-    n_shell_pieces, n_shell = source.n_shell_pieces, int(source.cuts.shells[-1])
-    homes = np.empty(len(points), dtype=np.int64)
-    n_piece = (len(source.cuts.pixels) - 1) * n_shell_pieces
-    pairs: set[int] = set()
-    for first in range(0, len(points), BLOCK_POINTS):
-        part = slice(first, first + BLOCK_POINTS)
-        places = locate(points[part], task.grid, task.how)
-        inside = places.shell >= 0
-        columns = np.searchsorted(source.cuts.pixels, places.pixels, side="right") - 1
-        here = np.searchsorted(source.cuts.shells, places.shell, side="right") - 1
-        home = np.where(inside, columns[:, 0] * n_shell_pieces + here, -1)
-        homes[part] = home
-        shells = [(here, inside)]
-        if not task.how.integrated:
-            # as the kernel: where one shell alone counts, it alone is read
-            above = np.searchsorted(source.cuts.shells, np.minimum(places.shell + 1, n_shell - 1), side="right") - 1
-            shells = [(here, inside & (places.part < 1.0)), (above, inside & (places.part > 0.0))]
-        for shell, reads in shells:
-            for corner in range(4):
-                needed = columns[reads, corner] * n_shell_pieces + shell[reads]
-                pairs.update(_distinct(home[reads] * n_piece + needed))
-    needs: dict[int, set[int]] = {}
-    for pair in pairs:
-        needs.setdefault(pair // n_piece, set()).add(pair % n_piece)
-    return homes, needs
-
-
-def _distinct(values: npt.NDArray[np.int64]) -> list[int]:
-    # points beside each other often share their pieces, so that few are left to sort
-    changes = values[np.append(True, values[1:] != values[:-1])] if values.size else values
-    return np.unique(changes).tolist()  # type: ignore[no-any-return]
-
-
-def _groups(
-    homes: npt.NDArray[np.int64], needs: Mapping[int, set[int]], source: Source
-) -> tuple[npt.NDArray[np.int64], list[int], list[list[tuple[int, int]]]]:
-    """Points in the order of their groups, where each group begins, and the pieces that it reads."""
-    occupied, counts = np.unique(homes[homes >= 0], return_counts=True)
-    group_of: dict[int, int] = {}
-    pieces: list[set[int]] = []
-    filled = held = 0
-    for home, count in zip(occupied.tolist(), counts.tolist(), strict=True):
-        more = needs[home] - pieces[-1] if pieces else needs[home]
-        size = sum(source.piece_bytes(divmod(piece, source.n_shell_pieces)) for piece in more)
-        if not pieces or filled + count > BLOCK_POINTS or held + size > GROUP_BYTES:
-            pieces.append(set())
-            size = sum(source.piece_bytes(divmod(piece, source.n_shell_pieces)) for piece in needs[home])
-            filled = held = 0
-        pieces[-1] |= needs[home]
-        group_of[home] = len(pieces) - 1
-        filled, held = filled + count, held + size
-    numbers = np.full(homes.size, len(pieces), dtype=np.int64)
-    inside = homes >= 0
-    places_of = np.array([group_of[home] for home in occupied.tolist()], dtype=np.int64)
-    if occupied.size:
-        numbers[inside] = places_of[np.searchsorted(occupied, homes[inside])]
-    order = np.argsort(numbers, kind="stable")
-    bounds = np.searchsorted(numbers[order], np.arange(len(pieces) + 1))
-    # a piece with many points is several tasks, which run at once
-    starts: list[int] = []
-    groups: list[list[tuple[int, int]]] = []
-    for number, read in enumerate(pieces):
-        first, last = int(bounds[number]), int(bounds[number + 1])
-        n_task = math.ceil((last - first) / BLOCK_POINTS)
-        for k in range(n_task):
-            starts.append(first + k * (last - first) // n_task)
-            groups.append([divmod(piece, source.n_shell_pieces) for piece in sorted(read)])
-    return order, [*starts, int(bounds[-1])], groups
+            graph[f"{name}-sums-{i}-{j}"] = (
+                functools.partial(task.sums, shells=shells),
+                source.keys(i, j - 1),
+                start,
+            )
+    return given

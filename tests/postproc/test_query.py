@@ -22,7 +22,7 @@ import strategies
 from crdist.errors import GridError, RecipeError, SchemaError
 from crdist.grids import SphericalGrid
 from crdist.importers import import_map
-from crdist_postproc import point_tasks
+from crdist_postproc import point_shares, point_tasks
 from crdist_postproc.query import query
 from galaxies import smooth_samples, write_posterior
 
@@ -229,7 +229,8 @@ def test_any_chunking_gives_the_same_bits(folder, points, value_space, integrate
     chunked = values.chunk(pixel=pixels, shell=shells, sample=samples)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(point_tasks, "BLOCK_POINTS", block)
-        patch.setattr(point_tasks, "GROUP_BYTES", 2000 * block)
+        patch.setattr(point_shares, "BLOCK_POINTS", block)
+        patch.setattr(point_shares, "GROUP_POINTS", 41)
         parts = at(chunked, points, mode="samples", value_space=value_space, integrated=integrated)
         np.testing.assert_array_equal(parts, whole)
         patch.setattr(point_tasks, "PIECE_BYTES", 4 * 40 * N_SAMPLE * block)

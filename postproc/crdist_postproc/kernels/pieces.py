@@ -1,4 +1,4 @@
-"""All samples at any points, or their integrals from the Sun to them, read where they lie in memory.
+"""All samples at any points, read where they lie in memory.
 
 The samples stay in the pieces in which they were read, in the order of the store: each value is found by its address.
 The sample is the last axis of a piece.
@@ -17,20 +17,27 @@ from numba import extending, njit
 from numba.core import types
 
 from crdist.errors import GridError
-from crdist.grids import SphericalGrid
 from crdist_postproc.kernels.approx import FASTMATH, exp
-from crdist_postproc.kernels.lanes import add_vector, blend_vector, prefer_wide_vectors
-from crdist_postproc.kernels.points import TILE, Interpolation, Places, integral_edges
+from crdist_postproc.kernels.lanes import blend_vector, prefer_wide_vectors
+from crdist_postproc.kernels.points import TILE, Interpolation, Places
 
-__all__ = ["Cuts", "Pieces", "column_sums", "integrals_at", "samples_at"]
+__all__ = [
+    "Cuts",
+    "Pieces",
+    "address_of",
+    "addresses_of",
+    "complain",
+    "finish",
+    "lanes_of",
+    "number_of_samples",
+    "piece_of",
+    "samples_at",
+]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Pieces = Mapping[tuple[int, int], npt.NDArray[np.float32]]
 """Pieces of the samples, shape (pixel, shell, sample), by their places among the cuts."""
-
-EVERY = 16
-"""Shells between two stored sums of a column: an integral adds up no more than so many."""
 
 LN_2 = math.log(2.0)
 SMALLEST_NORMAL = np.float32(2.0**-126)
@@ -77,119 +84,29 @@ def samples_at(
     GridError
         If a sample is infinite, or not positive where its logarithm is asked for.
     """
-    n, n_sample = len(places.shell), _n_sample(pieces)
+    n, n_sample = len(places.shell), number_of_samples(pieces)
     values = np.empty((n if each else 0, n_sample), dtype=np.float32)
     moments = np.empty((0 if each else n, 2))
-    table = _addresses(pieces, cuts)
+    table = addresses_of(pieces, cuts)
     logarithms = how.value_space == "log"
     wrong = np.zeros(1)
-    kind = _samples(_lanes(n_sample), n_sample, table, cuts, places, logarithms, values, moments, wrong)
-    _complain(kind, wrong[0])
+    kind = _samples(lanes_of(n_sample), n_sample, table, cuts, places, logarithms, values, moments, wrong)
+    complain(kind, wrong[0])
     return (values,) if each else (moments[:, 0], moments[:, 1])
 
 
-def integrals_at(
-    pieces: Pieces,
-    before: Mapping[tuple[int, int], Floats],
-    cuts: Cuts,
-    places: Places,
-    grid: SphericalGrid,
-    how: Interpolation,
-    *,
-    each: bool,
-) -> tuple[Floats, ...]:
-    """The samples integrated along the line of sight to points, in each pixel around it, then interpolated.
-
-    Parameters
-    ----------
-    pieces, cuts, places, how, each
-        As for `samples_at`. Of a column of pieces the one that holds a point is enough.
-    before : mapping
-        By the same places, what `column_sums` gives for the pieces nearer to the Sun: shape (n_pixel, n_sample),
-        or nothing for the nearest.
-    grid : SphericalGrid
-
-    Returns
-    -------
-    tuple of ndarray of float64
-        As from `samples_at`, in the samples' unit times kpc.
-
-    Notes
-    -----
-    The density is constant in a cell, so that the integral to a shell's edge is the sum over the shells up to it.
-    """
-    n, n_sample = len(places.shell), _n_sample(pieces)
-    lanes, widths = _lanes(n_sample), np.diff(integral_edges(grid, how))
-    values, moments = np.empty((n if each else 0, n_sample)), np.empty((0 if each else n, 2))
-    columns, rows, used = _pixels_in_use({i for i, _ in pieces}, cuts, places)
-    begins = np.zeros((len(cuts.pixels) - 1, len(cuts.shells) - 1), dtype=np.int64)
-    sums = []
-    filled = 0
-    for (i, j), piece in pieces.items():
-        start = np.zeros((len(used[i]), n_sample))
-        if before.get((i, j)) is not None:
-            start = before[i, j][used[i]]
-        part = _sums(lanes, piece, used[i], widths[cuts.shells[j] : cuts.shells[j + 1]], start)
-        begins[i, j] = filled
-        filled += part.size
-        sums.append(part.ravel())
-    known = np.concatenate(sums) if sums else np.empty(0)
-    wrong = np.zeros(1)
-    table, logarithms = _addresses(pieces, cuts), how.value_space == "log"
-    kind = _integrals(
-        lanes,
-        n_sample,
-        table,
-        cuts,
-        places,
-        (known, begins, columns, rows),
-        widths,
-        logarithms,
-        values,
-        moments,
-        wrong,
-    )
-    _complain(kind, wrong[0])
-    return (values,) if each else (moments[:, 0], moments[:, 1])
-
-
-def column_sums(
-    piece: npt.NDArray[np.float32],
-    shells: slice,
-    start: Floats | None,
-    grid: SphericalGrid,
-    how: Interpolation,
-) -> Floats:
-    """Integrals to the outer edge of a piece.
-
-    Parameters
-    ----------
-    piece : ndarray of float32, shape (n_pixel, n_shell, n_sample)
-    shells : slice
-        Which shells of the grid these are.
-    start : ndarray of float64, shape (n_pixel, n_sample), optional
-        The integrals to the inner edge.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_pixel, n_sample), the samples' unit times kpc
-    """
-    widths = np.diff(integral_edges(grid, how))[shells]
-    begun = np.zeros((piece.shape[0], piece.shape[2])) if start is None else start
-    return np.ascontiguousarray(_sums(_lanes(piece.shape[2]), piece, np.arange(len(piece)), widths, begun)[:, -1])
-
-
-def _n_sample(pieces: Pieces) -> int:
+def number_of_samples(pieces: Pieces) -> int:
+    """Samples of a cell; 0 where there are no pieces."""
     return next(iter(pieces.values())).shape[2] if pieces else 0
 
 
-def _lanes(n_sample: int) -> tuple[float, ...]:
+def lanes_of(n_sample: int) -> tuple[float, ...]:
     """As many numbers as samples go through one instruction; fewer than there are samples, for memory ends there."""
     widths = [width for width in (4, 8, 12, 16) if width <= n_sample] or [1]
     return (0.0,) * min(widths, key=lambda width: -(-n_sample // width) * (width + 6))
 
 
-def _addresses(pieces: Pieces, cuts: Cuts) -> Integers:
+def addresses_of(pieces: Pieces, cuts: Cuts) -> Integers:
     """Of each piece the address and the bytes from a pixel and from a shell to the next; zero where there is none."""
     table = np.zeros((len(cuts.pixels) - 1, len(cuts.shells) - 1, 3), dtype=np.int64)
     for place, piece in pieces.items():
@@ -199,29 +116,8 @@ def _addresses(pieces: Pieces, cuts: Cuts) -> Integers:
     return table
 
 
-def _pixels_in_use(columns: set[int], cuts: Cuts, places: Places) -> tuple[Integers, Integers, dict[int, Integers]]:
-    """Which pixels of each column of pieces the points need, and the row of each among them.
-
-    The row of pixel p in column i is rows[begins[i] + p - first pixel of the column].
-    """
-    begins = np.zeros(len(cuts.pixels) - 1, dtype=np.int64)
-    filled = 0
-    for i in sorted(columns):
-        begins[i] = filled
-        filled += cuts.pixels[i + 1] - cuts.pixels[i]
-    rows = np.full(filled, -1, dtype=np.int64)
-    pixels = places.pixels[places.shell >= 0].ravel()
-    column = np.searchsorted(cuts.pixels, pixels, side="right") - 1
-    rows[begins[column] + pixels - cuts.pixels[column]] = 0
-    used = {}
-    for i in sorted(columns):
-        own = rows[begins[i] : begins[i] + cuts.pixels[i + 1] - cuts.pixels[i]]
-        used[i] = np.flatnonzero(own == 0)
-        own[used[i]] = np.arange(used[i].size)
-    return begins, rows, used
-
-
-def _complain(kind: int, value: float) -> None:
+def complain(kind: int, value: float) -> None:
+    """Raise what a kernel has found to be wrong with a value; nothing if it is `FINE`."""
     if kind == NOT_POSITIVE:
         raise GridError(f"value_space 'log' needs positive samples, got {value:g}; use value_space 'linear'")
     if kind == INFINITE:
@@ -231,7 +127,8 @@ def _complain(kind: int, value: float) -> None:
 
 
 @njit(cache=True, error_model="numpy", inline="always")
-def _piece_of(starts, index):
+def piece_of(starts, index):
+    """The piece that holds a pixel or shell; the inner pieces are about equally large, so the first guess is near."""
     last = starts.size - 2
     if last == 0:
         return 0
@@ -244,9 +141,9 @@ def _piece_of(starts, index):
 
 
 @njit(cache=True, error_model="numpy", inline="always")
-def _address(table, cuts, i, pixel, shell):
+def address_of(table, cuts, i, pixel, shell):
     """Address of the samples of a cell in column i of pieces, 0 if the piece is not there."""
-    j = _piece_of(cuts.shells, shell)
+    j = piece_of(cuts.shells, shell)
     begin = table[i, j, 0]
     cell = table[i, j, 1] * (pixel - cuts.pixels[i]) + table[i, j, 2] * (shell - cuts.shells[j])
     return begin + cell if begin else 0
@@ -326,7 +223,7 @@ def _fault(cells, logarithms, wrong):
 
 
 @njit(cache=True, error_model="numpy", inline="always")
-def _finish(tile, n_sample, scales, base, count, values, moments):
+def finish(tile, n_sample, scales, base, count, values, moments):
     """Write a tile's samples, or their moments; return the first point that has none, or -1."""
     odd = -1
     for k in range(count):
@@ -379,9 +276,9 @@ def _samples(lanes, n_sample, table, cuts, places, logarithms, values, moments, 
                 if s < 0:
                     break
                 pixel = pixels[base + k, c]
-                i = _piece_of(cuts.pixels, pixel)
-                addresses[k, c] = _address(table, cuts, i, pixel, here)
-                addresses[k, 4 + c] = _address(table, cuts, i, pixel, there)
+                i = piece_of(cuts.pixels, pixel)
+                addresses[k, c] = address_of(table, cuts, i, pixel, here)
+                addresses[k, 4 + c] = address_of(table, cuts, i, pixel, there)
                 if addresses[k, c] == 0 or addresses[k, 4 + c] == 0:
                     return MISSING
         # Copies, logarithms and blends in turns: what is read right after it was written must wait.
@@ -423,7 +320,7 @@ def _samples(lanes, n_sample, table, cuts, places, logarithms, values, moments, 
         else:
             for i in range(count * n_sample):
                 tile[i] = blended[i]
-        odd = _finish(tile, n_sample, scales, base, count, values, moments)
+        odd = finish(tile, n_sample, scales, base, count, values, moments)
         if odd >= 0:
             for k in range(odd, count):
                 if scales[k] != 0.0 and math.isnan(tile[k * n_sample]):
@@ -432,90 +329,3 @@ def _samples(lanes, n_sample, table, cuts, places, logarithms, values, moments, 
                     if kind != FINE:
                         return kind
     return FINE
-
-
-@njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
-def _sums(lanes, piece, pixels, widths, start):
-    """Integrals through every 16th shell of a piece, and through all, in some of its pixels.
-
-    Shape (pixel, 1 + ceil(n_shell / 16), sample); the first are ``start``.
-    """
-    n_shell, n_sample = piece.shape[1], piece.shape[2]
-    out = np.empty((pixels.size, (n_shell + EVERY - 1) // EVERY + 1, n_sample))
-    total = np.empty(n_sample)
-    begin, per_pixel, per_shell = np.int64(piece.ctypes.data), piece.strides[0], piece.strides[1]
-    for row in range(pixels.size):
-        address = begin + per_pixel * pixels[row]
-        for s in range(n_sample):
-            out[row, 0, s] = total[s] = start[row, s]
-        for shell in range(n_shell):
-            _add_cell(lanes, n_sample, total, address, widths[shell])
-            address += per_shell
-            if (shell + 1) % EVERY == 0 or shell + 1 == n_shell:
-                out[row, (shell + EVERY) // EVERY] = total
-    return out
-
-
-@njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
-def _integrals(lanes, n_sample, table, cuts, places, before, widths, logarithms, values, moments, wrong):
-    prefer_wide_vectors()
-    pixels, weights, shell, part = places
-    known, begins, columns, rows = before
-    tile, corner = np.empty(TILE * n_sample), np.empty(n_sample)
-    scales = np.ones(TILE)
-    n = shell.size
-    for base in range(0, n, TILE):
-        count = min(TILE, n - base)
-        for k in range(count):
-            s_last = shell[base + k]
-            each = tile[k * n_sample : (k + 1) * n_sample]
-            scales[k] = 0.0 if s_last < 0 else 1.0
-            if s_last < 0:
-                each[:] = np.nan
-                continue
-            each[:] = 0.0
-            j = _piece_of(cuts.shells, s_last)
-            n_stored = (cuts.shells[j + 1] - cuts.shells[j] + EVERY - 1) // EVERY + 1
-            stored = (s_last - cuts.shells[j]) // EVERY
-            first = cuts.shells[j] + EVERY * stored
-            for c in range(4):
-                pixel = pixels[base + k, c]
-                i = _piece_of(cuts.pixels, pixel)
-                address = _address(table, cuts, i, pixel, first)
-                if address == 0:
-                    return MISSING
-                row = rows[columns[i] + pixel - cuts.pixels[i]]
-                begin = begins[i, j] + (row * n_stored + stored) * n_sample
-                for s in range(n_sample):
-                    corner[s] = known[begin + s]
-                for shell_ in range(first, s_last + 1):
-                    through = part[base + k] if shell_ == s_last else widths[shell_]
-                    _add_cell(lanes, n_sample, corner, address, through)
-                    address += table[i, j, 2]
-                w = np.float64(weights[base + k, c])
-                for s in range(n_sample):
-                    integral = corner[s]
-                    if math.isinf(integral) or (logarithms and integral < 0.0):
-                        wrong[0] = integral
-                        return INFINITE if math.isinf(integral) else NOT_POSITIVE
-                    if not logarithms:
-                        each[s] += w * integral
-                    elif integral != 0.0 or w != 0.0:
-                        # the logarithm of nothing is -infinity, and what is interpolated with it is nothing
-                        each[s] += w * math.log(integral)
-            if logarithms:
-                for s in range(n_sample):
-                    each[s] = math.exp(each[s])
-        _finish(tile, n_sample, scales, base, count, values, moments)
-    return FINE
-
-
-@njit(cache=True, fastmath=FASTMATH, error_model="numpy", inline="always")
-def _add_cell(lanes, n_sample, total, address, weight):
-    width = len(lanes)
-    to = np.int64(total.ctypes.data)
-    whole = n_sample - n_sample % width
-    for s in range(0, whole, width):
-        add_vector(lanes, to + 8 * s, address + 4 * s, weight)
-    for s in range(whole, n_sample):
-        add_vector((0.0,), to + 8 * s, address + 4 * s, weight)
