@@ -16,6 +16,7 @@ __all__ = [
     "CartesianGrid",
     "CrdistError",
     "Frame",
+    "PointMap",
     "Recipe",
     "SphericalGrid",
     "__version__",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from crdist.store import pack
     from crdist_postproc.analysis.derived import derive, source_density
     from crdist_postproc.lazy import project, regrid, slice_plane
+    from crdist_postproc.point_map import PointMap
     from crdist_postproc.query import query
     from crdist_postproc.rays import along
     from crdist_postproc.recipe import Recipe
@@ -54,6 +56,7 @@ _HOMES = {
     "CartesianGrid": "crdist.grids",
     "CrdistError": "crdist.errors",
     "Frame": "crdist.frames",
+    "PointMap": "crdist_postproc.point_map",
     "Recipe": "crdist_postproc.recipe",
     "SphericalGrid": "crdist.grids",
     "along": "crdist_postproc.rays",

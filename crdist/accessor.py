@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from crdist.grids import CartesianGrid
     from crdist.schema import PosteriorHeader
     from crdist_dashboards.notebook import InferencePlots, ProductPlots
+    from crdist_postproc.point_map import PointMap
 
 __all__ = ["PosteriorAccessor", "ProductsAccessor", "SamplesAccessor"]
 
@@ -114,6 +115,12 @@ class _Samples(ABC):
         from crdist_postproc.query import query
 
         return query(self._array(variable), coords, **options)
+
+    def point_map(self, *, variable: str | None = None, **options: Any) -> PointMap:
+        """The field read into memory and kept ready for many queries; see `crdist_postproc.point_map.PointMap`."""
+        from crdist_postproc.point_map import PointMap
+
+        return PointMap(self._array(variable), **options)
 
     def along(self, *way: Any, variable: str | None = None, **options: Any) -> xr.DataArray:
         """The field along a ray or a path; see `crdist_postproc.rays.along`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from astropy import units as u
@@ -31,6 +32,7 @@ def parse_unit(units: str) -> Any:
         ) from error
 
 
+@functools.lru_cache(maxsize=64)
 def integral_unit(units: str, power: int = 1) -> tuple[str, float]:
     """Unit of a density integrated over kpc^power, and the factor from (density unit) kpc^power to it.
 

@@ -1,6 +1,7 @@
 """Small posteriors for tests: smooth, positive, different in every sample."""
 
 import numpy as np
+import xarray as xr
 
 from crdist.grids import SphericalGrid
 from crdist.schema import Variable
@@ -23,6 +24,24 @@ def smooth_samples(grid, n_sample, seed=0):
     waves = rng.normal(size=(n_sample, 3)) * 0.5
     phases = rng.uniform(0, 2 * np.pi, n_sample)
     return (disc[..., None] * np.exp(0.3 * np.cos(places @ waves.T + phases))).astype(np.float32)
+
+
+def as_samples(values, grid):
+    """A variable as an opened posterior has it, in memory."""
+    kpc = {"units": "kpc"}
+    attrs = {"level": grid.level, "indexing_scheme": grid.ordering}
+    return xr.DataArray(
+        values,
+        dims=("pixel", "shell", "sample"),
+        coords={
+            "cell_ids": ("pixel", np.arange(grid.n_pixel), attrs),
+            "distance": ("shell", grid.centres, kpc),
+            "distance_lower": ("shell", grid.edges[:-1], kpc),
+            "distance_upper": ("shell", grid.edges[1:], kpc),
+        },
+        attrs={"units": "cm-3"},
+        name="density",
+    )
 
 
 def write_posterior(path, grid, samples, units="cm-3", name="density"):

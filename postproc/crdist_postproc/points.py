@@ -25,7 +25,7 @@ from crdist.errors import GridError, SchemaError
 from crdist.frames import Frame
 from crdist.units import parse_unit
 
-__all__ = ["dims_and_coords", "galactic", "heliocentric_points"]
+__all__ = ["dims_and_coords", "galactic", "heliocentric_points", "read_points"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -78,6 +78,34 @@ def heliocentric_points(
         ...
     crdist.errors.GridError: x, y and z need a frame; give frame=crdist.Frame(...)
     """
+    points, shape, spherical = read_points(coords, frame, units)
+    return _cartesian(points) if spherical else points, shape
+
+
+def read_points(
+    coords: Any, frame: Frame | None = None, units: str | Mapping[str, str] | None = None
+) -> tuple[Floats, tuple[int, ...], bool]:
+    """Points as they are given, without a change between angles and Cartesian coordinates.
+
+    Parameters
+    ----------
+    coords, frame, units
+        As for `heliocentric_points`.
+
+    Returns
+    -------
+    points : ndarray of float64, shape (n, 3)
+        Heliocentric x, y, z in kpc; or Galactic longitude and latitude, radian, and distance, kpc.
+    shape : tuple of int
+        Shape of the coordinates.
+    spherical : bool
+        Whether it is the latter.
+
+    Raises
+    ------
+    GridError
+        As `heliocentric_points`.
+    """
     if isinstance(coords, SkyCoord | BaseCoordinateFrame):
         return _from_astropy(coords, frame)
     names, values = _by_name(coords)
@@ -86,14 +114,14 @@ def heliocentric_points(
             raise GridError("x, y and z need a frame; give frame=crdist.Frame(...)")
         parts = _broadcast(names, [_plain(n, v, units, u.kpc) for n, v in zip(names, values, strict=True)])
         points = np.stack([part.ravel() for part in parts], axis=-1)
-        return frame.to_heliocentric(points), parts[0].shape
+        return frame.to_heliocentric(points), parts[0].shape, False
     wanted = (u.rad, u.rad, u.kpc)
     longitude, latitude, distance = _broadcast(
         names, [_plain(n, v, units, unit) for n, v, unit in zip(names, values, wanted, strict=True)]
     )
     if np.any(np.abs(latitude) > 0.5 * np.pi * (1 + 1e-12)):
         raise GridError(f"b must be between -90 and 90 deg, got {np.degrees(np.nanmax(np.abs(latitude))):g} deg")
-    return _from_spherical(longitude, latitude, distance), longitude.shape
+    return _spherical(longitude, latitude, distance), longitude.shape, True
 
 
 def galactic(points_kpc: Floats) -> tuple[Floats, Floats, Floats]:
@@ -179,7 +207,7 @@ def _broadcast(names: tuple[str, ...], values: list[Floats]) -> tuple[Floats, ..
         raise GridError(f"coordinates must have shapes that go together, got {shapes}") from error
 
 
-def _from_astropy(coords: Any, frame: Frame | None) -> tuple[Floats, tuple[int, ...]]:
+def _from_astropy(coords: Any, frame: Frame | None) -> tuple[Floats, tuple[int, ...], bool]:
     own = coords.frame if isinstance(coords, SkyCoord) else coords
     if not own.has_data:
         raise GridError("coordinates hold no points, only a frame")
@@ -191,15 +219,14 @@ def _from_astropy(coords: Any, frame: Frame | None) -> tuple[Floats, tuple[int, 
             raise GridError("coordinates have no distance; give SkyCoord(..., distance=...)")
         if own.name == "galactic":
             longitude, latitude = data.lon.to_value(u.rad), data.lat.to_value(u.rad)
-            return _from_spherical(
-                _filled(longitude), _filled(latitude), _filled(data.distance.to_value(u.kpc))
-            ), coords.shape
+            distance = data.distance.to_value(u.kpc)
+            return _spherical(_filled(longitude), _filled(latitude), _filled(distance)), coords.shape, True
     try:
         there = own.transform_to(Galactic()).cartesian
     except Exception as error:  # astropy's ConvertError, and what its frames raise where an attribute is missing
         raise GridError(f"coordinates in the frame {own.name!r} cannot be made Galactic: {error}") from error
     axes = [_filled(getattr(there, name).to_value(u.kpc)).ravel() for name in "xyz"]
-    return np.stack(axes, axis=-1), coords.shape
+    return np.stack(axes, axis=-1), coords.shape, False
 
 
 def _filled(values: Any) -> Floats:
@@ -210,16 +237,21 @@ def _filled(values: Any) -> Floats:
     return np.asarray(np.ma.filled(values, np.nan), dtype=np.float64)
 
 
-def _from_spherical(longitude: Floats, latitude: Floats, distance: Floats) -> Floats:
+def _spherical(longitude: Floats, latitude: Floats, distance: Floats) -> Floats:
     if np.any(distance < 0):
         raise GridError(f"a distance must not be negative, got {np.nanmin(distance):g} kpc")
-    points = np.empty((distance.size, 3))
-    longitude, latitude, distance = longitude.ravel(), latitude.ravel(), distance.ravel()
+    return np.stack([longitude.ravel(), latitude.ravel(), distance.ravel()], axis=-1)
+
+
+def _cartesian(points: Floats) -> Floats:
+    """Heliocentric x, y, z of longitudes, latitudes and distances."""
+    longitude, latitude, distance = points.T
+    found = np.empty(points.shape)
     across = distance * np.cos(latitude)
-    points[:, 0] = across * np.cos(longitude)
-    points[:, 1] = across * np.sin(longitude)
-    points[:, 2] = distance * np.sin(latitude)
-    return points
+    found[:, 0] = across * np.cos(longitude)
+    found[:, 1] = across * np.sin(longitude)
+    found[:, 2] = distance * np.sin(latitude)
+    return found
 
 
 def _check_galactocentric(own: Galactocentric, frame: Frame | None) -> None:

@@ -22,7 +22,7 @@ from crdist_postproc.lazy import spherical_grid_of
 from crdist_postproc.point_tasks import Source, Task, values_at_points
 from crdist_postproc.points import dims_and_coords, heliocentric_points
 
-__all__ = ["Mode", "check_options", "query", "query_heliocentric"]
+__all__ = ["Mode", "check_options", "factor_and_attributes", "labelled", "query", "query_heliocentric"]
 
 Mode = Literal["mean", "std", "samples", "random_sample", "quantile", "significance"]
 MODES = ("mean", "std", "samples", "random_sample", "quantile", "significance")
@@ -117,28 +117,58 @@ def query_heliocentric(
     n_sample = int(samples.sizes.get("sample", 1))
     if n_sample < 2 and mode in ("std", "significance"):
         raise RecipeError(f"mode {mode!r} needs two samples at least, got {n_sample}")
-    chosen: dict[str, Any] = {}
     if mode == "random_sample" and several:
         samples = samples.isel(sample=[int(np.random.default_rng(seed).choice(n_sample))])
-        chosen = {"sample": samples.coords["sample"][0]} if "sample" in samples.coords else {}
     probabilities = tuple(np.atleast_1d(np.asarray(q, dtype=np.float64)).tolist()) if q is not None else ()
-    factor, attrs = _factor_and_attributes(samples, how, mode)
+    factor, attrs = factor_and_attributes(samples, how, mode)
     task = Task(grid, how, "samples" if mode == "random_sample" else mode, probabilities, factor)
     source = Source.of(samples, how, grid)
     data = values_at_points(source, task, points_kpc)
-    tail: dict[str, Any] = {}
-    if mode in ("samples", "random_sample"):
-        if mode == "samples" and several:
-            tail = {"sample": samples.coords["sample"].variable if "sample" in samples.coords else None}
-        else:
-            data = data[..., 0]
-    elif mode == "quantile":
+    numbers = samples.coords["sample"].variable if "sample" in samples.coords and several else None
+    return labelled(data, samples.name, attrs, dims, coords, mode, q=q, several=several, numbers=numbers)
+
+
+def labelled(
+    data: Any,
+    name: Any,
+    attrs: Mapping[str, Any],
+    dims: tuple[str, ...],
+    coords: Mapping[str, Any],
+    mode: Mode,
+    *,
+    q: float | Sequence[float] | None,
+    several: bool,
+    numbers: Any,
+) -> xr.DataArray:
+    """Values at points as a DataArray.
+
+    Parameters
+    ----------
+    data : array, shape (..., k)
+        With the samples, or quantiles, last where the mode gives them.
+    name, attrs, dims, coords
+        Of the DataArray; dims and coords those of the points.
+    several : bool
+        Whether there is a dimension ``sample``.
+    numbers : Variable, optional
+        Names of the samples, or of the one that was chosen.
+    """
+    found = dict(coords)
+    tail: tuple[str, ...] = ()
+    if mode == "quantile":
         if np.isscalar(q):
-            data, chosen = data[..., 0], {"quantile": probabilities[0]}
+            data, found["quantile"] = data[..., 0], q
         else:
-            tail = {"quantile": ("quantile", list(probabilities))}
-    found = {**coords, **chosen, **{name: value for name, value in tail.items() if value is not None}}
-    return xr.DataArray(data, dims=(*dims, *tail), coords=found, name=samples.name, attrs=attrs)
+            tail, found["quantile"] = ("quantile",), ("quantile", np.asarray(q, dtype=np.float64))
+    elif mode == "samples" and several:
+        tail = ("sample",)
+        if numbers is not None:
+            found["sample"] = numbers
+    elif mode in ("samples", "random_sample"):
+        data = data[..., 0]
+        if mode == "random_sample" and numbers is not None:
+            found["sample"] = numbers[0]
+    return xr.DataArray(data, dims=(*dims, *tail), coords=found, name=name, attrs=attrs)
 
 
 def check_options(how: Interpolation, mode: str, q: Any, seed: Any) -> None:
@@ -167,7 +197,14 @@ def check_options(how: Interpolation, mode: str, q: Any, seed: Any) -> None:
         raise RecipeError(f"seed is for the mode 'random_sample', not {mode!r}")
 
 
-def _factor_and_attributes(samples: xr.DataArray, how: Interpolation, mode: str) -> tuple[float, dict[str, Any]]:
+def factor_and_attributes(samples: xr.DataArray, how: Interpolation, mode: str) -> tuple[float, dict[str, Any]]:
+    """What integrals are multiplied by for the unit that is written, and the attributes of the result.
+
+    Raises
+    ------
+    SchemaError
+        If integrals are asked for of samples without a unit.
+    """
     units, factor = samples.attrs.get("units"), 1.0
     name = str(samples.attrs.get("long_name", samples.name or "density"))
     if how.integrated:

@@ -24,7 +24,7 @@ from crdist.grids import SphericalGrid
 from crdist.importers import import_map
 from crdist_postproc import point_shares, point_tasks
 from crdist_postproc.query import query
-from galaxies import smooth_samples, write_posterior
+from galaxies import as_samples, smooth_samples, write_posterior
 
 HELIOCENTRIC = crdist.Frame("heliocentric")
 GRID = SphericalGrid.log_spaced(8, 40, 0.05, 25.0)
@@ -156,25 +156,6 @@ def interpolate_in_r(samples, grid, points_kpc):
     )
     values[r > grid.edges[-1]] = np.nan
     return values
-
-
-def as_samples(values, grid):
-    import xarray as xr
-
-    kpc = {"units": "kpc"}
-    attrs = {"level": grid.level, "indexing_scheme": grid.ordering}
-    return xr.DataArray(
-        values,
-        dims=("pixel", "shell", "sample"),
-        coords={
-            "cell_ids": ("pixel", np.arange(grid.n_pixel), attrs),
-            "distance": ("shell", grid.centres, kpc),
-            "distance_lower": ("shell", grid.edges[:-1], kpc),
-            "distance_upper": ("shell", grid.edges[1:], kpc),
-        },
-        attrs={"units": "cm-3"},
-        name="density",
-    )
 
 
 @pytest.mark.parametrize("value_space", ["linear", "log"])

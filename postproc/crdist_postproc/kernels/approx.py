@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["FASTMATH", "UNCOUNTED", "angle_of_half", "exp", "log", "sin_small", "whole"]
+__all__ = ["FASTMATH", "UNCOUNTED", "angle_of_half", "exp", "exp2_single", "log", "log2_single", "sin_small", "whole"]
 
 FASTMATH = {"contract", "nsz"}
 """What may be relaxed. Not ``reassoc``: sums must not depend on how a compiler groups them. Not ``nnan``: masked
@@ -100,3 +100,48 @@ def exp(x: float) -> float:
 def whole(x: float) -> np.int64:
     """The integer that a whole number in [0, 2^52) is: only AVX-512 converts vectors of 64 bits itself."""
     return np.float64(x + 4503599627370496.0).view(np.int64) & 0xFFFFFFFFFFFFF
+
+
+@njit(cache=True, fastmath=FASTMATH, error_model="numpy", inline="always")
+def exp2_single(x: np.float32) -> np.float32:
+    """Two to the power of x in single precision, to 2e-7; 0 below -126, infinite above 127, NaN for NaN."""
+    one = np.float32
+    bounded = min(max(x, one(-126.0)), one(127.0))
+    power = np.floor(bounded + one(0.5))
+    r = bounded - power
+    # the series of the exponential function of r ln 2
+    p = one(1.5252733804059841e-05)
+    p = p * r + one(0.00015403530393381608)
+    p = p * r + one(0.0013333558146428441)
+    p = p * r + one(0.009618129107628477)
+    p = p * r + one(0.05550410866482158)
+    p = p * r + one(0.24022650695910072)
+    p = p * r + one(0.6931471805599453)
+    p = p * r + one(1.0)
+    value = p * np.int32((np.int32(power) + np.int32(127)) << np.int32(23)).view(np.float32)
+    value = one(0.0) if x < one(-126.0) else value
+    value = one(math.inf) if x > one(127.0) else value
+    return x if x != x else value
+
+
+@njit(cache=True, fastmath=FASTMATH, error_model="numpy", inline="always")
+def log2_single(x: np.float32, exponent: np.float32) -> np.float32:
+    """The binary logarithm of x / 2^exponent in single precision, rounded once; of normal positive numbers."""
+    one = np.float32
+    # a plain number is an integer of 64 bits, and would make the vectors twice as long
+    whole_ = np.int32
+    bits = one(x).view(np.int32)
+    power = one(whole_(whole_(whole_(bits >> whole_(23)) & whole_(0xFF)) - whole_(127)))
+    m = whole_(whole_(bits & whole_(0x7FFFFF)) | whole_(0x3F800000)).view(np.float32)
+    large = m > one(1.4142135)
+    m = one(0.5) * m if large else m
+    power = power + one(1.0) if large else power
+    t = (m - one(1.0)) / (m + one(1.0))
+    t2 = t * t
+    # 2 / ln 2 times atanh(t)
+    p = one(0.32059889797532520)
+    p = p * t2 + one(0.41219858311113238)
+    p = p * t2 + one(0.57707801635558534)
+    p = p * t2 + one(0.96179669392597560)
+    p = p * t2 + one(2.8853900817779268)
+    return (power - exponent) + t * p

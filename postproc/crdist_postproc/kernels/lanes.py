@@ -13,7 +13,15 @@ from llvmlite import ir
 from numba import extending
 from numba.core import types
 
-__all__ = ["add_four_vectors", "add_moments", "add_vector", "blend_vector", "prefer_wide_vectors"]
+__all__ = [
+    "add_four_vectors",
+    "add_moments",
+    "add_vector",
+    "blend_vector",
+    "mix_vector",
+    "prefer_wide_vectors",
+    "prefetch",
+]
 
 FLAGS = ("contract",)
 
@@ -67,6 +75,44 @@ def blend_vector(
         return context.get_dummy_value()
 
     return signature, generate
+
+
+@intrinsic
+def mix_vector(typing_context: Any, lanes: Any, target: Any, source: Any, step: Any, part: Any) -> Any:
+    """Store at ``target`` the float32 at ``source``, and a part of the way to those ``step`` bytes behind."""
+    width = lanes.count
+    signature = types.void(lanes, types.int64, types.int64, types.int64, types.float32)
+
+    def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        _, to, from_, step_, part_ = arguments
+        vector = ir.VectorType(ir.FloatType(), width)
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
+        undefined = ir.Constant(vector, ir.Undefined)
+        spread = builder.insert_element(undefined, part_, ir.IntType(32)(0))
+        share = builder.shuffle_vector(spread, undefined, zeros)
+        here = builder.load(builder.inttoptr(from_, vector.as_pointer()), align=4)
+        there = builder.load(builder.inttoptr(builder.add(from_, step_), vector.as_pointer()), align=4)
+        more = builder.fmul(share, builder.fsub(there, here, flags=FLAGS), flags=FLAGS)
+        builder.store(builder.fadd(here, more, flags=FLAGS), builder.inttoptr(to, vector.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def prefetch(typing_context: Any, address: Any) -> Any:
+    """Have the memory at an address brought near, without waiting for it."""
+
+    def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), number, number, number])
+        function = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
+        place = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+        # to read, to be kept in all caches, data
+        builder.call(function, [place, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
 
 
 @intrinsic

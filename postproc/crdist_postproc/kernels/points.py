@@ -22,7 +22,7 @@ from crdist_postproc.kernels.approx import FASTMATH, angle_of_half, log, sin_sma
 from crdist_postproc.kernels.field import Inner, Method, ValueSpace
 from crdist_postproc.kernels.lanes import prefer_wide_vectors
 
-__all__ = ["TILE", "Interpolation", "Places", "Radial", "integral_edges", "locate"]
+__all__ = ["TILE", "Interpolation", "Locator", "Places", "Radial", "integral_edges", "locate"]
 
 Radial = Literal["log", "linear"]
 
@@ -78,34 +78,63 @@ class _Shells(NamedTuple):
     """ln of the first knot; bins per unit; squares of the inner and the outer edge; 1 where parts are of ln r."""
 
 
-def locate(points_kpc: Floats, grid: SphericalGrid, how: Interpolation) -> Places:
-    """Find the cells around points.
+class Locator:
+    """Finds the cells around points, with what is known of a grid looked up once.
 
     Parameters
     ----------
-    points_kpc : ndarray of float64, shape (n, 3), heliocentric kpc
     grid : SphericalGrid
     how : Interpolation
         From the first edge to the first centre the first shell alone counts, beyond the last centre the last; inside
         the first edge the first or none.
+    n_point : int, optional
+        How many points will come: for few of them no table of all pixels is made.
     """
-    n = len(points_kpc)
-    places = Places(
-        np.empty((n, 4), dtype=np.int64), np.empty((n, 4), dtype=np.float32), np.empty(n, np.int64), np.empty(n)
-    )
-    table = np.empty(0, dtype=np.int32)
-    if grid.ordering == "nested" and 4 * n >= grid.n_pixel and grid.n_pixel <= MAX_TABLE:
-        table = _nested(grid.nside)
-    shells = _shell_table(grid, how)
-    _locate(np.ascontiguousarray(points_kpc), grid.nside, _ring_table(grid.nside), shells, table, *places)
-    if how.method == "nearest":
-        inside = places.shell >= 0
-        pixels = healpy.vec2pix(grid.nside, *points_kpc[inside].T, nest=grid.ordering == "nested")
-        places.pixels[inside] = np.asarray(pixels)[:, None]
-        places.weights[:] = 0.25
-    elif grid.ordering == "nested" and not table.size:
-        places.pixels[:] = healpy.ring2nest(grid.nside, places.pixels)
-    return places
+
+    def __init__(self, grid: SphericalGrid, how: Interpolation, n_point: int | None = None) -> None:
+        self._grid, self._how = grid, how
+        self._is_nested = grid.ordering == "nested"
+        self._table = np.empty(0, dtype=np.int32)
+        is_worth_it = n_point is None or 4 * n_point >= grid.n_pixel
+        if self._is_nested and is_worth_it and grid.n_pixel <= MAX_TABLE:
+            self._table = _nested(grid.nside)
+        self._shells, self._rings = _shell_table(grid, how), _ring_table(grid.nside)
+
+    def __call__(self, points: Floats, *, spherical: bool = False) -> Places:
+        """The cells around points.
+
+        Parameters
+        ----------
+        points : ndarray of float64, shape (n, 3)
+            Heliocentric kpc; or, if ``spherical``, longitude and latitude in radian, and the distance in kpc.
+        spherical : bool
+        """
+        n, nside = len(points), self._grid.nside
+        places = Places(
+            np.empty((n, 4), dtype=np.int64), np.empty((n, 4), dtype=np.float32), np.empty(n, np.int64), np.empty(n)
+        )
+        points = np.ascontiguousarray(points)
+        _locate(points, spherical, nside, self._rings, self._shells, self._table, *places)
+        if self._how.method == "nearest":
+            inside = places.shell >= 0
+            if spherical:
+                longitude, latitude = points[inside, :2].T
+                pixels = healpy.ang2pix(nside, 0.5 * math.pi - latitude, longitude, nest=self._is_nested)
+            else:
+                vectors = points[inside]
+                # the Sun itself lies north of the Sun
+                vectors[~vectors.any(axis=1), 2] = 1.0
+                pixels = healpy.vec2pix(nside, *vectors.T, nest=self._is_nested)
+            places.pixels[inside] = np.asarray(pixels)[:, None]
+            places.weights[:] = 0.25
+        elif self._is_nested and not self._table.size:
+            places.pixels[:] = healpy.ring2nest(nside, places.pixels)
+        return places
+
+
+def locate(points_kpc: Floats, grid: SphericalGrid, how: Interpolation) -> Places:
+    """Find the cells around heliocentric points of shape (n, 3), kpc; see `Locator`."""
+    return Locator(grid, how, len(points_kpc))(points_kpc)
 
 
 def integral_edges(grid: SphericalGrid, how: Interpolation) -> Floats:
@@ -162,15 +191,83 @@ def _nested(nside: int) -> npt.NDArray[np.int32]:
     return np.asarray(table)
 
 
+@njit(cache=True, fastmath=FASTMATH, error_model="numpy", inline="always")
+def _ring_of(polar, cos, is_north, size):
+    """Place between rings, from the angle to the nearest pole and the cosine of the colatitude."""
+    # In the caps nside sqrt(3 (1 - |cos|)), written without the cancellation near the poles.
+    cap = SQRT_6 * size * sin_small(0.5 * polar)
+    cap = cap if is_north else 4.0 * size - cap
+    return size * (2.0 - 1.5 * cos) if abs(cos) <= 2.0 / 3.0 else cap
+
+
+# Of a whole tile, for a point's bits must not depend on whether SIMD code handles it or what is left over.
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
-def _locate(points, nside, rings, shells, nested, pixels, weights, shell, part):
+def _directions(place, size, r2_inner, r2_outer, found):
+    """Of a tile of points x, y, z in kpc."""
+    prefer_wide_vectors()
+    polar_angle, turns, distance, ln_distance, ring_at, inside = found
+    for k in range(TILE):
+        x, y, z = place[0, k], place[1, k], place[2, k]
+        r2 = x * x + y * y + z * z
+        # false for NaN, too
+        held = r2 <= r2_outer and r2 >= r2_inner
+        x, y, z = (x if held else 0.0), (y if held else 0.0), (z if held else 0.0)
+        ax, ay, az = abs(x), abs(y), abs(z)
+        rho2 = x * x + y * y
+        r2 = rho2 + z * z
+        rho, r = math.sqrt(rho2), math.sqrt(r2)
+        # the tangent of half an angle is y / (x + sqrt(x^2 + y^2))
+        turn = angle_of_half(min(ax, ay) / (max(ax, ay) + rho + TINY))
+        turn = 0.5 * math.pi - turn if ay > ax else turn
+        turn = math.pi - turn if x < 0.0 else turn
+        turn = 2.0 * math.pi - turn if y < 0.0 else turn
+        polar = angle_of_half(min(az, rho) / (max(az, rho) + r + TINY))
+        polar = 0.5 * math.pi - polar if rho > az else polar
+        # the Sun itself lies north of the Sun, as for the angles
+        cos = z / r if r > 0.0 else 1.0
+        polar_angle[k] = math.pi - polar if z < 0.0 else polar
+        turns[k] = turn * (0.5 / math.pi)
+        distance[k] = r
+        ln_distance[k] = 0.5 * log(r2 + 1e-200)
+        ring_at[k] = _ring_of(polar, cos, z >= 0.0, size)
+        inside[k] = 1.0 if held else 0.0
+
+
+@njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
+def _angles(place, size, r2_inner, r2_outer, found):
+    """Of a tile of longitudes, latitudes, radian, and distances, kpc."""
+    prefer_wide_vectors()
+    polar_angle, turns, distance, ln_distance, ring_at, inside = found
+    for k in range(TILE):
+        longitude, latitude, r = place[0, k], place[1, k], place[2, k]
+        # false for NaN, too; an infinite angle minus itself is NaN
+        held = r * r <= r2_outer and r * r >= r2_inner and longitude - longitude == latitude - latitude
+        longitude, latitude, r = (longitude if held else 0.0), (latitude if held else 0.0), (r if held else 0.0)
+        turn = longitude * (0.5 / math.pi)
+        height = abs(latitude)
+        # right in the belt alone, where the latitude is below 0.73 and nothing else is needed
+        half = sin_small(0.5 * height)
+        cos = 2.0 * half * math.sqrt(max(1.0 - half * half, 0.0)) if height < 0.8 else 1.0
+        polar = 0.5 * math.pi - height
+        polar_angle[k] = 0.5 * math.pi - latitude
+        turns[k] = turn - math.floor(turn)
+        distance[k] = r
+        ln_distance[k] = 0.5 * log(r * r + 1e-200)
+        ring_at[k] = _ring_of(polar, -cos if latitude < 0.0 else cos, latitude >= 0.0, size)
+        inside[k] = 1.0 if held else 0.0
+
+
+@njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
+def _locate(points, spherical, nside, rings, shells, nested, pixels, weights, shell, part):
     prefer_wide_vectors()
     knots, origins, inverse, lookup, numbers = shells
     ln_first, per_unit, r2_inner, r2_outer, logarithmic = numbers
     last_shell, last_bin = knots.size - 1, np.float64(lookup.size - 1)
     n_ring = 4 * nside
     size = np.float64(nside)
-    polar_angle, turns, distance, ln_distance, ring_at, inside = np.empty((6, TILE))
+    # colatitude, longitude in turns, distance, its logarithm, number of the ring, and whether the point is in the grid
+    found = np.empty((6, TILE))
+    polar_angle, turns, distance, ln_distance, ring_at, inside = found
     place = np.zeros((3, TILE))
     n = points.shape[0]
     for base in range(0, n, TILE):
@@ -178,36 +275,11 @@ def _locate(points, nside, rings, shells, nested, pixels, weights, shell, part):
         for k in range(count):
             for axis in range(3):
                 place[axis, k] = points[base + k, axis]
-        # 1. Spherical coordinates, and the place between rings; of a whole tile, for a point's bits must not depend on
-        # whether SIMD code handles it or what is left over.
-        for k in range(TILE):
-            x, y, z = place[0, k], place[1, k], place[2, k]
-            r2 = x * x + y * y + z * z
-            # false for NaN, too
-            held = r2 <= r2_outer and r2 >= r2_inner
-            x, y, z = (x if held else 0.0), (y if held else 0.0), (z if held else 0.0)
-            ax, ay, az = abs(x), abs(y), abs(z)
-            rho2 = x * x + y * y
-            r2 = rho2 + z * z
-            rho, r = math.sqrt(rho2), math.sqrt(r2)
-            # the tangent of half an angle is y / (x + sqrt(x^2 + y^2))
-            turn = angle_of_half(min(ax, ay) / (max(ax, ay) + rho + TINY))
-            turn = 0.5 * math.pi - turn if ay > ax else turn
-            turn = math.pi - turn if x < 0.0 else turn
-            turn = 2.0 * math.pi - turn if y < 0.0 else turn
-            polar = angle_of_half(min(az, rho) / (max(az, rho) + r + TINY))
-            polar = 0.5 * math.pi - polar if rho > az else polar
-            # the Sun itself lies north of the Sun, as for the angles
-            cos = z / r if r > 0.0 else 1.0
-            # In the caps nside sqrt(3 (1 - |cos|)), written without the cancellation near the poles.
-            cap = SQRT_6 * size * sin_small(0.5 * polar)
-            cap = cap if z >= 0.0 else 4.0 * size - cap
-            polar_angle[k] = math.pi - polar if z < 0.0 else polar
-            turns[k] = turn * (0.5 / math.pi)
-            distance[k] = r
-            ln_distance[k] = 0.5 * log(r2 + 1e-200)
-            ring_at[k] = size * (2.0 - 1.5 * cos) if abs(cos) <= 2.0 / 3.0 else cap
-            inside[k] = 1.0 if held else 0.0
+        # 1. Spherical coordinates, and the place between rings
+        if spherical:
+            _angles(place, size, r2_inner, r2_outer, found)
+        else:
+            _directions(place, size, r2_inner, r2_outer, found)
         # 2. Shells and pixels.
         for k in range(count):
             i = base + k
