@@ -226,9 +226,28 @@ def _reachable(path: str | Path) -> str | Path:
     from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
     try:
-        url_to_fs(path)
+        files, place = url_to_fs(path)
+        if path.startswith(("http://", "https://")):
+            _check_server(path, files, place)
+    except SchemaError:
+        raise
     except ImportError as error:
         raise DependencyError(f"{path}: cannot be read here: {error}") from error
     except (ValueError, OSError) as error:
-        raise SchemaError(f"{path}: cannot be reached: {error}") from error
+        words = str(error) or type(error).__name__
+        raise SchemaError(f"{path}: cannot be reached: {words}") from error
     return path
+
+
+def _check_server(url: str, files: Any, place: str) -> None:
+    """Refuse a server that sends whole files alone: parts of shards would be taken for what they are not."""
+    metadata = f"{place.rstrip('/')}/zarr.json"
+    try:
+        part = files.cat_file(metadata, start=0, end=1)
+    except FileNotFoundError as error:
+        raise SchemaError(f"{url}: not a Zarr store: there is no {metadata}") from error
+    if len(part) != 1:
+        raise SchemaError(
+            f"{url}: the server does not send parts of files (range requests); download the store, or serve "
+            "it by a server that does, such as nginx, Apache or an object store"
+        )

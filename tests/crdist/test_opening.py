@@ -1,6 +1,13 @@
 """Stores opened from folders and URLs, and what happens to an open one when the store changes."""
 
+import contextlib
+import functools
+import http.server
+import io
+import re
 import shutil
+import threading
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -54,6 +61,72 @@ def test_products_open_from_a_url_too(tmp_path, memory):
     memory.put(str(tmp_path / "o.zarr"), "/opening/o.zarr", recursive=True)
     remote, local = crdist.open_products("memory://opening/o.zarr"), crdist.open_products(tmp_path / "o.zarr")
     np.testing.assert_array_equal(remote["midplane"]["mean"], local["midplane"]["mean"])
+
+
+class WholeFiles(http.server.SimpleHTTPRequestHandler):
+    """As Python's own server: parts of files are not to be had."""
+
+    def log_message(self, *_):
+        pass
+
+
+class PartsOfFiles(WholeFiles):
+    """As the servers that people use."""
+
+    def send_head(self):
+        self.part = None
+        wanted = self.headers.get("Range")
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            return super().send_head()
+        content = path.read_bytes()
+        if wanted:
+            first, last = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted).groups()
+            start = int(first) if first else max(0, len(content) - int(last))
+            stop = min(int(last) + 1, len(content)) if first and last else len(content)
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
+            content = content[start:stop]
+        else:
+            self.send_response(200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        return io.BytesIO(content)
+
+
+@contextlib.contextmanager
+def served(folder, kind):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(kind, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_store_on_a_web_server(tmp_path):
+    pytest.importorskip("aiohttp", reason="fsspec reads http:// with aiohttp")
+    small_posterior(tmp_path / "p.zarr")
+    crdist.run_products(tmp_path / "p.zarr", tmp_path / "o.zarr", {**SMALL_RECIPE, "products": ["midplane"]})
+    with served(tmp_path, PartsOfFiles) as url:
+        remote = crdist.open_posterior(f"{url}/p.zarr")["density"]
+        local = crdist.open_posterior(tmp_path / "p.zarr")["density"]
+        np.testing.assert_array_equal(remote, local)
+        np.testing.assert_array_equal(remote.crdist.mean()[3:9, 2], local.crdist.mean()[3:9, 2])
+        products = crdist.open_products(f"{url}/o.zarr")
+        np.testing.assert_array_equal(
+            products["midplane"]["mean"], crdist.open_products(tmp_path / "o.zarr")["midplane"]["mean"]
+        )
+        with pytest.raises(SchemaError, match=f"{url}/none.zarr: not a Zarr store: there is no .*zarr.json"):
+            crdist.open_posterior(f"{url}/none.zarr")
+    with pytest.raises(SchemaError, match=r"p.zarr: cannot be reached: Cannot connect"):
+        crdist.open_posterior(f"{url}/p.zarr")
+    with served(tmp_path, WholeFiles) as url, pytest.raises(SchemaError, match="does not send parts of files"):
+        crdist.open_posterior(f"{url}/p.zarr")
 
 
 @pytest.mark.parametrize(
