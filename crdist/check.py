@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -326,15 +326,18 @@ def _check_products(root: zarr.Group) -> list[Problem]:
             Frame.from_dict(attrs["frame"])
         except (CrdistError, TypeError) as error:
             problems.append(Problem("", None, None, f"attribute frame: {error}"))
+    provenance = attrs.get("provenance")
+    # kinds of installed packages, which need not be installed here
+    others = provenance.get("plugins", {}) if isinstance(provenance, Mapping) else {}
     for name, group in root.groups():
-        problems += _check_product(name, group, attrs.get("n_sample"))
+        problems += _check_product(name, group, attrs.get("n_sample"), (*PRODUCT_KINDS, *others))
     return problems
 
 
-def _check_product(name: str, group: zarr.Group, n_sample: Any) -> list[Problem]:
+def _check_product(name: str, group: zarr.Group, n_sample: Any, kinds: Sequence[str]) -> list[Problem]:
     kind = group.attrs.get("kind")
-    if kind not in PRODUCT_KINDS:
-        return [Problem(name, None, None, f"attribute kind = {kind!r}, expected one of {', '.join(PRODUCT_KINDS)}")]
+    if kind not in kinds:
+        return [Problem(name, None, None, f"attribute kind = {kind!r}, expected one of {', '.join(kinds)}")]
     arrays = dict(group.arrays())
     problems = [Problem(name, None, None, f"variable {key!r} is missing") for key in STATISTICS if key not in arrays]
     sizes: dict[str, int] = {} if n_sample is None else {"sample": n_sample}

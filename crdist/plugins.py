@@ -1,25 +1,32 @@
 """Extension points: tables of what is built in and what installed packages add, through entry points.
 
-A package adds an importer or an exporter by naming it in its metadata, in the group of the table. The names are read
-without importing anything; what stands behind a name is imported when it is asked for, so that a package that is broken
-harms nobody who does not use it. A built-in name cannot be taken over.
+A package adds an importer, an exporter, an emissivity model, a kind of product or a kind of cluster by naming it in
+its metadata, in the group of the table. The names are read without importing anything; what stands behind a name is
+imported when it is asked for, so that a package that is broken harms nobody who does not use it. A built-in name cannot
+be taken over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
-from typing import Generic, TypeVar
+from importlib import import_module, metadata
+from typing import Any, Generic, TypeVar
 
 from crdist.errors import CrdistError, DependencyError, RecipeError
 
-__all__ = ["GROUPS", "Plugin", "PluginTable", "plugins"]
+__all__ = ["TABLES", "Plugin", "PluginTable", "plugins", "table"]
 
 T = TypeVar("T")
 
-GROUPS = ("crdist.importers", "crdist.exporters")
-"""Groups of entry points that are tables; ``crdist.emissivity`` holds plain functions, see `crdist.emission`."""
+TABLES: Mapping[str, str] = {
+    "crdist.importers": "crdist.importers:LAYOUTS",
+    "crdist.exporters": "crdist.exporters:EXPORTERS",
+    "crdist.emissivity": "crdist.emission:MODELS",
+    "crdist.products": "crdist_postproc.product_kinds:PRODUCT_KINDS",
+    "crdist.clusters": "crdist_cluster.kinds:CLUSTER_KINDS",
+}
+"""Groups of entry points, and where the table of each is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +34,7 @@ class Plugin:
     """What an installed package adds, as its metadata say."""
 
     group: str
-    """Group of the entry point, one of `GROUPS`."""
+    """Group of the entry point, a key of `TABLES`."""
     name: str
     """Name by which users ask for it."""
     value: str
@@ -52,13 +59,18 @@ class Plugin:
             words = " ".join(f"{type(error).__name__}: {error}".split())
             raise DependencyError(f"{self}: cannot be loaded ({words}); update or remove that package") from error
 
+    @property
+    def package(self) -> str:
+        """Package and version, in words."""
+        return f"{self.distribution} {self.version}"
+
     def origin(self) -> dict[str, str]:
         """Package, version and entry point, for provenance."""
         entry = f"{self.name} = {self.value}"
         return {"distribution": self.distribution, "version": self.version, "entry_point": entry}
 
     def __str__(self) -> str:
-        return f"{self.name!r} of {self.distribution} {self.version} ({self.group}: {self.value})"
+        return f"{self.name!r} of {self.package} ({self.group}: {self.value})"
 
 
 def plugins(group: str) -> tuple[Plugin, ...]:
@@ -67,7 +79,7 @@ def plugins(group: str) -> tuple[Plugin, ...]:
     Parameters
     ----------
     group : str
-        One of `GROUPS`.
+        A key of `TABLES`.
     """
     found = {
         Plugin(group, entry.name, entry.value, entry.dist.name, entry.dist.version)
@@ -75,6 +87,19 @@ def plugins(group: str) -> tuple[Plugin, ...]:
         if entry.dist is not None
     }
     return tuple(sorted(found, key=lambda plugin: (plugin.name, plugin.distribution)))
+
+
+def table(group: str) -> PluginTable[Any]:
+    """The table of a group of entry points; imports the part of crdist that it belongs to.
+
+    Parameters
+    ----------
+    group : str
+        A key of `TABLES`.
+    """
+    module, _, name = TABLES[group].partition(":")
+    found: PluginTable[Any] = getattr(import_module(module), name)
+    return found
 
 
 class PluginTable(Mapping[str, T], Generic[T]):
@@ -88,12 +113,15 @@ class PluginTable(Mapping[str, T], Generic[T]):
         What every entry must be.
     builtin : mapping
         What comes with crdist; these names cannot be taken over.
+    what : str, optional
+        What an entry must be, in words; default: the type's name.
     """
 
-    def __init__(self, group: str, kind: type[T], builtin: Mapping[str, T]) -> None:
+    def __init__(self, group: str, kind: type[T], builtin: Mapping[str, T], *, what: str = "") -> None:
         self.group = group
         self.builtin = dict(builtin)
         self._kind = kind
+        self._what = what or kind.__name__
         self._loaded: dict[Plugin, T] = {}
 
     def __getitem__(self, name: str) -> T:
@@ -155,7 +183,7 @@ class PluginTable(Mapping[str, T], Generic[T]):
         item = plugin.load()
         if not isinstance(item, self._kind):
             raise DependencyError(
-                f"{plugin}: is a {type(item).__name__}, expected a {self._kind.__name__}; update or remove that package"
+                f"{plugin}: is a {type(item).__name__}, expected a {self._what}; update or remove that package"
             )
         own = getattr(item, "name", plugin.name)
         if own != plugin.name:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import math
-import os
 import re
 import shlex
 import tempfile
@@ -14,24 +12,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crdist.errors import DependencyError, RunError
+from crdist.errors import DependencyError
+from crdist_cluster.batch_commands import Htcondor, Lsf
+from crdist_cluster.directives import plain_path
+from crdist_cluster.job_spec import JobKind, JobSpec
+from crdist_cluster.kinds import CLUSTER_KINDS, find_scheduler
 from crdist_cluster.local import PINNED_THREADS, WORKER_SETTINGS
-from crdist_cluster.recipe import ClusterRecipe, JobKind, JobSpec, Scheduler, walltime_text
+from crdist_cluster.recipe import ClusterRecipe
 
 if TYPE_CHECKING:
     from distributed import Security
 
 __all__ = ["cluster_arguments", "command_script", "recorded_cluster_class", "worker_script"]
-
-CLASSES: dict[Scheduler, str] = {
-    "slurm": "SLURM",
-    "pbs": "PBS",
-    "sge": "SGE",
-    "lsf": "LSF",
-    "oar": "OAR",
-    "htcondor": "HTCondor",
-}
-"""Names of dask-jobqueue's classes: SLURMCluster, SLURMJob and so on."""
 
 COMMAND_SECONDS = 110.0
 """Time for one submission; Slurm's commands wait for a silent controller for up to 100 s."""
@@ -53,9 +45,7 @@ class _CommandFailed(RuntimeError):
         self.command, self.stderr = command, stderr
 
 
-def recorded_cluster_class(
-    scheduler: Scheduler, submitted: Callable[[str], None], failed: Callable[[str, str], None]
-) -> Any:
+def recorded_cluster_class(scheduler: str, submitted: Callable[[str], None], failed: Callable[[str, str], None]) -> Any:
     """The cluster class of dask-jobqueue for a batch system, whose jobs report what became of their submission.
 
     Parameters
@@ -72,7 +62,8 @@ def recorded_cluster_class(
     DependencyError
         If dask-jobqueue is not installed.
     """
-    base = _class(scheduler, "Job")
+    cluster = _cluster_class(scheduler)
+    base = cluster.job_cls
 
     class RecordedJob(base):  # type: ignore[misc, valid-type]
         """A job that tells whether the batch system took it."""
@@ -98,7 +89,7 @@ def recorded_cluster_class(
             return job_id
 
         async def _submit_job(self, script_filename: str) -> str:
-            if scheduler == "lsf":
+            if issubclass(find_scheduler(scheduler).commands, Lsf):
                 # dask-jobqueue sends bsub's stderr to /dev/null
                 return await self._call([f"{self.submit_command} < {shlex.quote(script_filename)}"], shell=True)
             return str(await super()._submit_job(script_filename))
@@ -133,7 +124,6 @@ def recorded_cluster_class(
             return out.decode(errors="replace")
 
     RecordedJob.__name__ = base.__name__
-    cluster = _class(scheduler, "Cluster")
     return type(cluster.__name__, (cluster,), {"job_cls": RecordedJob})
 
 
@@ -176,7 +166,7 @@ def cluster_arguments(
     if security is not None:
         arguments["security"] = security
         if tls_folder is not None:
-            arguments["shared_temp_directory"] = str(_plain_path(tls_folder))
+            arguments["shared_temp_directory"] = str(plain_path(tls_folder))
     return arguments
 
 
@@ -220,10 +210,11 @@ def command_script(recipe: ClusterRecipe, kind: JobKind, command: Sequence[str],
         lines = [f"cd {shlex.quote(str(Path.cwd()))}", *_prologue(recipe.job(kind), with_worker=False)]
         job._job_script_prologue = lines
         # htcondor has no lines before its command
-        job._command_template = "; ".join([*lines, line]) if recipe.scheduler == "htcondor" else line
+        bare = issubclass(find_scheduler(recipe.scheduler).commands, Htcondor)
+        job._command_template = "; ".join([*lines, line]) if bare else line
         return str(job.job_script())
 
-    return _with_shown_logs(script) if logs is None else script(_plain_path(logs))
+    return _with_shown_logs(script) if logs is None else script(plain_path(logs))
 
 
 def _with_shown_logs(script: Callable[[Path], str]) -> str:
@@ -237,7 +228,7 @@ def _job(recipe: ClusterRecipe, kind: JobKind, logs: Path, address: str | None, 
     """A job of dask-jobqueue that is not going to be submitted."""
     name = f"crdist-{kind}"
     arguments = _job_arguments(recipe, recipe.job(kind), logs, name)
-    return _class(recipe.scheduler, "Job")(scheduler=address, name=name, **arguments, **more)
+    return _cluster_class(recipe.scheduler).job_cls(scheduler=address, name=name, **arguments, **more)
 
 
 def _job_arguments(recipe: ClusterRecipe, spec: JobSpec, logs: Path, name: str) -> dict[str, Any]:
@@ -254,12 +245,12 @@ def _job_arguments(recipe: ClusterRecipe, spec: JobSpec, logs: Path, name: str) 
         "python": f"exec {shlex.quote(spec.python)}",
         "death_timeout": SHORT_DEATH_SECONDS if short else DEATH_SECONDS,
         "local_directory": '"$CRDIST_SCRATCH"',
-        "log_directory": str(_plain_path(logs)),
+        "log_directory": str(plain_path(logs)),
         "worker_extra_args": _worker_arguments(spec),
         "job_script_prologue": _prologue(spec),
         "job_name": name,
     }
-    return common | _WORDS[recipe.scheduler](recipe, spec, logs, name)
+    return common | find_scheduler(recipe.scheduler).words(recipe, spec, logs, name)
 
 
 def _worker_arguments(spec: JobSpec) -> list[str]:
@@ -288,123 +279,29 @@ def _prologue(spec: JobSpec, *, with_worker: bool = True) -> list[str]:
     return lines
 
 
-def _plain_path(path: Path) -> Path:
-    path = Path(os.path.abspath(path))
-    if re.search(r"[\s'\"\\$`%,;#&|<>()]", str(path)):
-        raise RunError(f"{path}: has a character that batch systems do not take in a path; choose another folder")
-    return path
-
-
-def _slurm(recipe: ClusterRecipe, spec: JobSpec, logs: Path, name: str) -> dict[str, Any]:
-    gpus = [f"--gres=gpu:{spec.gpus}"] if spec.gpus else []
-    return {
-        "queue": spec.queue,
-        "account": spec.account,
-        "walltime": walltime_text(spec.walltime_seconds),
-        # dask-jobqueue rounds up to whole GiB, which a node may not have
-        "job_mem": f"{math.ceil(spec.memory_bytes / 1024**2)}M",
-        # the driver replaces what is lost
-        "job_extra_directives": ["--no-requeue", *gpus, *spec.directives],
-    }
-
-
-def _pbs(recipe: ClusterRecipe, spec: JobSpec, logs: Path, name: str) -> dict[str, Any]:
-    memory = math.ceil(spec.memory_bytes / 1024**2)
-    gpus = f":ngpus={spec.gpus}" if spec.gpus else ""
-    return {
-        "queue": spec.queue,
-        "account": spec.account,
-        "walltime": walltime_text(spec.walltime_seconds),
-        "resource_spec": f"select=1:ncpus={spec.cores}:mem={memory}mb{gpus}",
-        "job_extra_directives": ["-r n", *spec.directives],
-    }
-
-
-def _sge(recipe: ClusterRecipe, spec: JobSpec, logs: Path, name: str) -> dict[str, Any]:
-    # Resources are counted per core.
-    memory = math.ceil(spec.memory_bytes / 1024**2 / spec.cores)
-    resources = [f"{recipe.memory_resource}={memory}M"] if recipe.memory_resource else []
-    resources += [f"gpu={spec.gpus}"] if spec.gpus else []
-    cores = [f"-pe {recipe.parallel_environment} {spec.cores}"] if recipe.parallel_environment else []
-    return {
-        "queue": spec.queue,
-        "project": spec.account,
-        "walltime": walltime_text(spec.walltime_seconds),
-        "resource_spec": ",".join(resources) or None,
-        # Grid Engine does not heed the script's first line
-        "job_extra_directives": ["-S /bin/bash", "-r n", *cores, *spec.directives],
-    }
-
-
-def _lsf(recipe: ClusterRecipe, spec: JobSpec, logs: Path, name: str) -> dict[str, Any]:
-    minutes = math.ceil(spec.walltime_seconds / 60)
-    gpus = [f'-gpu "num={spec.gpus}"'] if spec.gpus else []
-    return {
-        "queue": spec.queue,
-        "project": spec.account,
-        "walltime": f"{minutes // 60:02d}:{minutes % 60:02d}",
-        "ncpus": spec.cores,
-        "mem": spec.memory_bytes,
-        "use_stdin": True,
-        "job_extra_directives": ["-rn", *gpus, *spec.directives],
-    }
-
-
-def _oar(recipe: ClusterRecipe, spec: JobSpec, logs: Path, name: str) -> dict[str, Any]:
-    # the cores of a GPU come with it
-    resources = f"/nodes=1/gpu={spec.gpus}" if spec.gpus else f"/nodes=1/core={spec.cores}"
-    folder = _plain_path(logs)
-    return {
-        "queue": spec.queue,
-        "project": spec.account,
-        "walltime": walltime_text(spec.walltime_seconds),
-        "resource_spec": resources,
-        "memory_per_core_property_name": recipe.memory_resource or "not_applicable",
-        "job_extra_directives": [
-            f"-O {folder}/{name}-%jobid%.out",
-            f"-E {folder}/{name}-%jobid%.err",
-            *spec.directives,
-        ],
-    }
-
-
-def _htcondor(recipe: ClusterRecipe, spec: JobSpec, logs: Path, name: str) -> dict[str, Any]:
-    further: dict[str, str] = {}
-    if spec.account is not None:
-        further["accounting_group"] = spec.account
-    if spec.gpus:
-        further["request_gpus"] = str(spec.gpus)
-    # HTCondor knows no walltime: the job says itself when it has run (JobStatus 2) for too long.
-    further["periodic_remove"] = f"(JobStatus == 2) && ((time() - EnteredCurrentStatus) > {spec.walltime_seconds})"
-    for line in spec.directives:
-        key, _, value = line.partition("=")
-        further[key.strip()] = value.strip()
-    return {"disk": recipe.disk, "job_extra_directives": further}
-
-
-_WORDS: dict[Scheduler, Callable[[ClusterRecipe, JobSpec, Path, str], dict[str, Any]]] = {
-    "slurm": _slurm,
-    "pbs": _pbs,
-    "sge": _sge,
-    "lsf": _lsf,
-    "oar": _oar,
-    "htcondor": _htcondor,
-}
-"""The keys of dask-jobqueue's classes that differ from one batch system to the other."""
-
-
-def _class(scheduler: Scheduler, what: str) -> Any:
-    """A class of dask-jobqueue."""
+def _cluster_class(scheduler: str) -> Any:
+    """The class of dask-jobqueue for a batch system; its ``job_cls`` makes the jobs."""
     import dask
     import distributed  # noqa: F401  its own settings file, written on import, is not ours to prevent
 
+    place = find_scheduler(scheduler).cluster
+    module, _, name = place.partition(":")
     # Importing dask_jobqueue leaves a file in ~/.config/dask behind.
     ensure_file = dask.config.ensure_file
     dask.config.ensure_file = lambda *_, **__: None
     try:
-        module = importlib.import_module(f"dask_jobqueue.{scheduler}")
-    except ImportError as error:
-        raise DependencyError("batch systems need dask-jobqueue; install crdist with its extra 'cluster'") from error
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:
+        if isinstance(error, ImportError) and (error.name or "").startswith("dask_jobqueue"):
+            raise DependencyError(
+                "batch systems need dask-jobqueue; install crdist with its extra 'cluster'"
+            ) from error
+        plugin = CLUSTER_KINDS.plugin(scheduler)
+        if plugin is None:
+            raise
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DependencyError(
+            f"{plugin}: its class {place} cannot be loaded ({words}); update or remove that package"
+        ) from error
     finally:
         dask.config.ensure_file = ensure_file
-    return getattr(module, f"{CLASSES[scheduler]}{what}")

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from crdist_cluster.recipe import JobSpec, walltime_text
+from crdist_cluster.job_spec import JobSpec, walltime_text
 
 __all__ = ["MEBIBYTE", "against_largest", "against_limit", "clock_seconds", "slurm_seconds"]
 

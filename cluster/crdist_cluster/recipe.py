@@ -5,20 +5,17 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from crdist.errors import RecipeError
 from crdist.settings_text import SettingsFile, explain, mapping_of, read_yaml, show, suggestion, validated
+from crdist_cluster.job_spec import JobKind, JobSpec, walltime_text
+from crdist_cluster.kinds import CLUSTER_KINDS, check_keys, find_scheduler, shipped_recipes
 
-__all__ = ["ClusterRecipe", "JobKind", "JobSettings", "JobSpec", "Scheduler", "shipped_recipes", "walltime_text"]
-
-Scheduler = Literal["slurm", "pbs", "sge", "lsf", "oar", "htcondor"]
-JobKind = Literal["cpu", "gpu", "driver"]
+__all__ = ["ClusterRecipe", "JobKind", "JobSettings", "JobSpec", "shipped_recipes", "walltime_text"]
 
 CONFIG = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -47,17 +44,6 @@ def _duration_seconds(text: str) -> int:
     if not total or (days and hours > 23):
         raise ValueError(f"must be HH:MM:SS or D-HH:MM:SS and more than none, got {show(text)}")
     return total
-
-
-def walltime_text(seconds: int) -> str:
-    """A duration as batch systems read it, ``HH:MM:SS``, the hours of days included.
-
-    Examples
-    --------
-    >>> walltime_text(90061)
-    '25:01:01'
-    """
-    return f"{seconds // 3600:02d}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"
 
 
 def _is_memory(text: str) -> str:
@@ -115,6 +101,11 @@ def _interpreter(text: str) -> str:
     return text
 
 
+def _batch_system(name: str) -> str:
+    find_scheduler(name)
+    return name
+
+
 Memory = Annotated[str, AfterValidator(_is_memory)]
 Duration = Annotated[str, AfterValidator(_is_duration)]
 Cores = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=1)]
@@ -146,28 +137,6 @@ class JobSettings(BaseModel):
     directives: Lines | None = Field(default=None, description="further directives of the batch system; null: as above")
 
 
-@dataclass(frozen=True, slots=True)
-class JobSpec:
-    """What one job of a recipe asks for, in plain units."""
-
-    kind: JobKind
-    queue: str | None
-    account: str | None
-    cores: int
-    memory_bytes: int
-    walltime_seconds: int
-    margin_seconds: int
-    """A worker ends this long before its walltime."""
-    gpus: int
-    setup: tuple[str, ...]
-    directives: tuple[str, ...]
-    scratch: str
-    """Folder on the node; may hold shell variables."""
-    python: str
-    """Path of the interpreter."""
-    interface: str | None
-
-
 class ClusterRecipe(SettingsFile):
     """Where the jobs of a run go. Made with `from_yaml` or `from_mapping`, which raise `RecipeError`.
 
@@ -185,7 +154,9 @@ class ClusterRecipe(SettingsFile):
 
     model_config = CONFIG
 
-    scheduler: Scheduler = Field(description="batch system: slurm, pbs, sge, lsf, oar or htcondor")
+    scheduler: Annotated[str, AfterValidator(_batch_system)] = Field(
+        description="batch system: slurm, pbs, sge, lsf, oar, htcondor, or one that an installed package adds"
+    )
     queue: Word | None = Field(default=None, description="queue or partition; null: the batch system's default")
     account: Word | None = Field(
         default=None, description="account or project that is charged; null: the batch system's default"
@@ -251,22 +222,7 @@ class ClusterRecipe(SettingsFile):
 
     @model_validator(mode="after")
     def _can_be_followed(self) -> Self:
-        if self.memory_resource is not None and self.scheduler not in ("sge", "oar"):
-            raise ValueError(f"memory_resource: has no meaning for {self.scheduler}, only for sge and oar; drop it")
-        if self.scheduler == "htcondor":
-            for name, section in (("", self), ("gpu.", self.gpu), ("driver.", self.driver)):
-                if section is None:
-                    continue
-                if section.queue is not None:
-                    raise ValueError(f"{name}queue: htcondor has none; drop it, or give requirements in directives")
-                for line in section.setup or ():
-                    if "$(" in line:
-                        raise ValueError(f"{name}setup: htcondor reads $( itself, use backquotes; got {show(line)}")
-                for line in section.directives or ():
-                    if "=" not in line:
-                        raise ValueError(
-                            f"{name}directives: must be lines 'key = value' for htcondor, got {show(line)}"
-                        )
+        check_keys(self)
         for kind in ("cpu", "gpu", "driver"):
             spec = self.job(kind)
             if spec.margin_seconds >= spec.walltime_seconds:
@@ -278,7 +234,7 @@ class ClusterRecipe(SettingsFile):
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> ClusterRecipe:
-        """Read a recipe file, or the one of this name that comes with crdist.
+        """Read a recipe file, or the one of this name that comes with crdist or an installed package.
 
         Parameters
         ----------
@@ -289,17 +245,34 @@ class ClusterRecipe(SettingsFile):
         ------
         RecipeError
             If it cannot be read or followed: file, key or line, what was got, what to do.
+        DependencyError
+            If its kind of cluster is that of an installed package and cannot be loaded.
         """
         file = Path(path)
         if not file.is_file() and file.name == str(path) and not file.suffix:
-            shipped = shipped_recipes()
-            if str(path) not in shipped:
-                raise RecipeError(
-                    f"cluster recipe {str(path)!r}: no such file, and none of this name comes with crdist"
-                    f"{suggestion(path, shipped)}"
-                )
-            file = shipped[str(path)]
+            return cls.of_kind(str(path))
         return cls.from_mapping(read_yaml(file, "cluster recipe"), source=str(file))
+
+    @classmethod
+    def of_kind(cls, name: str) -> ClusterRecipe:
+        """The recipe of a kind of cluster, which comes with crdist or an installed package.
+
+        Raises
+        ------
+        RecipeError
+            If there is none, or it cannot be followed.
+        DependencyError
+            If it is that of an installed package and cannot be loaded.
+        """
+        recipe = CLUSTER_KINDS[name].recipe if name in CLUSTER_KINDS else None
+        if recipe is None:
+            raise RecipeError(
+                f"cluster recipe {name!r}: no such file, and none of this name comes with crdist or with a package"
+                f"{suggestion(name, CLUSTER_KINDS)}"
+            )
+        if isinstance(recipe, Path):
+            return cls.from_mapping(read_yaml(recipe, "cluster recipe"), source=str(recipe))
+        return cls.from_mapping(recipe, source=f"cluster recipe {name!r}")
 
     @classmethod
     def from_mapping(cls, data: Any, *, source: str = "cluster recipe") -> ClusterRecipe:
@@ -363,11 +336,3 @@ class ClusterRecipe(SettingsFile):
     def stall_patience_seconds(self) -> int:
         """How long a run waits for a block to end while there are workers."""
         return _duration_seconds(self.stall_patience)
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with crdist, by name."""
-    inside = Path(str(resources.files("crdist_cluster")))
-    # a wheel holds them in the package, a checkout beside it
-    folders = (inside / "recipes", inside.parent / "recipes")
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,13 +20,30 @@ KIND = typer.Option(help="Which of the recipe's jobs: cpu (products), gpu (infer
 
 @app.command("list")
 def list_() -> None:
-    """Name the recipes that come with crdist, to start one's own from."""
-    from crdist_cluster.recipe import ClusterRecipe, shipped_recipes
+    """Name the recipes that come with crdist or with installed packages, to follow or to start one's own from."""
+    from crdist.errors import CrdistError
+    from crdist_cluster.kinds import CLUSTER_KINDS
+    from crdist_cluster.recipe import ClusterRecipe
 
-    for name, path in sorted(shipped_recipes().items()):
-        recipe = ClusterRecipe.from_yaml(path)
-        spec = recipe.job("cpu")
-        print(f"{name:14} {recipe.scheduler:9} {spec.cores:3} cores, {recipe.memory}, {recipe.walltime}  {path}")
+    known, faults = CLUSTER_KINDS.working()
+    rows = []
+    for name, kind in sorted(known.items()):
+        plugin = CLUSTER_KINDS.plugin(name)
+        try:
+            recipe = None if kind.recipe is None else ClusterRecipe.of_kind(name)
+        except CrdistError as error:
+            if plugin is None:
+                raise
+            faults.append(f"{plugin}: {error}; update or remove that package")
+            continue
+        if recipe is not None:
+            asks = f"{recipe.job('cpu').cores:3} cores, {recipe.memory}, {recipe.walltime}"
+            rows.append((name, recipe.scheduler, asks, str(kind.recipe) if plugin is None else f"[{plugin.package}]"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for *first, last in rows:
+        print(*(text.ljust(width) for text, width in zip(first, widths, strict=False)), last)
+    for fault in faults:
+        print(f"crdist: {fault}", file=sys.stderr)
 
 
 @app.command()

@@ -36,7 +36,7 @@ def _print_kinds(wanted: bool) -> None:
     known, faults = EXPORTERS.working()
     for name, exporter in known.items():
         plugin = EXPORTERS.plugin(name)
-        by = f" [{plugin.distribution} {plugin.version}]" if plugin is not None else ""
+        by = f" [{plugin.package}]" if plugin is not None else ""
         print(f"{name:<10} from {' or '.join(exporter.reads)}: {exporter.summary}{by}")
     for fault in faults:
         print(f"crdist: {fault}", file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -108,10 +108,9 @@ def _end(ledger: JobLedger, jobs: list[JobRecord]) -> list[str]:
 
 
 def _system(name: str) -> BatchSystem:
+    from crdist_cluster.kinds import CLUSTER_KINDS
     from crdist_cluster.queue import batch_system
-    from crdist_cluster.recipe import Scheduler
 
-    known = {scheduler: scheduler for scheduler in get_args(Scheduler)}
-    if name not in known:
+    if name not in CLUSTER_KINDS:
         raise RunError(f"the ledger of jobs names a batch system {name!r}, which is none; cancel its jobs by hand")
-    return batch_system(known[name])
+    return batch_system(name)

@@ -45,13 +45,15 @@ print(json.dumps({"backend": jax.default_backend(), "devices": [str(device.devic
 
 PLUGINS = """\
 import json
-from crdist.exporters import EXPORTERS
-from crdist.importers import LAYOUTS
-for table in (LAYOUTS, EXPORTERS):
-    known, faults = table.working()
-    for plugin in table.clashes():
+from crdist.plugins import TABLES, plugins, table
+for group in TABLES:
+    if not plugins(group):
+        continue
+    found = table(group)
+    known, faults = found.working()
+    for plugin in found.clashes():
         faults.append(f"{plugin}: that name is built in, so it is never used; the package must choose another")
-    own = [str(table.plugin(name)) for name in known if table.plugin(name) is not None]
+    own = [str(found.plugin(name)) for name in known if found.plugin(name) is not None]
     print(json.dumps({"own": own, "faults": faults}))
 """
 

@@ -109,13 +109,14 @@ class Products(_Generated):
     """The keys of each kind of product, but those that all share."""
 
     def _lines(self) -> Iterator[str]:
-        from crdist_postproc.recipe_products import PRODUCT_KINDS
+        from crdist_postproc.product_kinds import PRODUCT_KINDS
 
-        models = [_model_in(kind) for kind in dict(PRODUCT_KINDS).values()]
+        # what other packages add to this machine is not crdist's to document
+        models = [kind.settings for kind in PRODUCT_KINDS.builtin.values()]
         shared = set.intersection(*(set(model.model_fields) for model in models)) - {"kind"}
         yield from ("### Every kind", "")
         yield from _table(COLUMNS, list(_keys(models[0], "", only=shared)))
-        for kind, model in zip(PRODUCT_KINDS, models, strict=True):
+        for kind, model in zip(PRODUCT_KINDS.builtin, models, strict=True):
             own = set(model.model_fields) - shared - {"kind"}
             yield from ("", f"### `kind: {kind}`", "", inspect.getdoc(model) or "", "")
             if own:

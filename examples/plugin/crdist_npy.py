@@ -1,4 +1,4 @@
-"""NumPy arrays in and out of crdist: an importer, an exporter and an emissivity model in one module."""
+"""NumPy arrays in and out of crdist: an importer and an exporter in one module."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from crdist.emission import band_coefficient
 from crdist.errors import InputFileError
 from crdist.exporters import Exporter, ExportOptions
 from crdist.exporters.exporter import Tell
@@ -75,12 +74,3 @@ EXPORTER = Exporter(
     write=write_mean,
 )
 # end exporter
-
-
-# begin emissivity
-def half_dp04(alpha: float, e_min_gev: float, e_max_gev: float) -> float:
-    """Half the band coefficient of ``dp04``, cm3 s-1."""
-    return 0.5 * float(band_coefficient(alpha, e_min_gev, e_max_gev))
-
-
-# end emissivity

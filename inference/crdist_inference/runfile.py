@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from crdist.constants import PROTON_GEV
-from crdist.emission import Emissivity, density_at_energy
+from crdist.emission import MODELS, Emissivity, density_at_energy
 from crdist.errors import CrdistError, RecipeError
 from crdist.settings_text import SettingsFile, apply_override, explain, mapping_of, read_yaml, validated
 from crdist_inference.prior import Prior
@@ -132,6 +132,8 @@ class RunFile(SettingsFile):
             for parent in parents:
                 node = node.get(parent) or {}
             node.pop(key, None)
+        # a model of an installed package may give other numbers in another version
+        data["emission"] |= MODELS.origin(self.emission.model)
         return data
 
     def emissivity(self, band: tuple[float, float]) -> Emissivity:

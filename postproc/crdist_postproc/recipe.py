@@ -12,15 +12,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from crdist.errors import GridError, RecipeError
+from crdist.errors import CrdistError, RecipeError
 from crdist.frames import R0_KPC, Frame
 from crdist.grids import CartesianGrid
 from crdist.settings_text import apply_override, fault_lines, first_fault, mapping_of, read_yaml
+from crdist_postproc.product_kinds import PRODUCT_KINDS, AnyProduct
 from crdist_postproc.recipe_fields import RECIPE_CONFIG, Extent, Levels, Number, Voxel
 from crdist_postproc.recipe_products import (
-    PRODUCT_KINDS,
     Box,
-    Product,
+    ProductSettings,
     ProjectionProduct,
     RadialProfile,
     SkyProduct,
@@ -35,7 +35,7 @@ __all__ = [
     "Box",
     "FrameSettings",
     "GridSettings",
-    "Product",
+    "ProductSettings",
     "ProjectionProduct",
     "RadialProfile",
     "Recipe",
@@ -126,7 +126,7 @@ class Recipe(BaseModel):
         default="extend", description="inside the first shell: extend its values to the Sun, or exclude it"
     )
     quantiles: Levels = Field(default=(), description="quantile levels over samples, dimensionless, between 0 and 1")
-    products: tuple[Product, ...] = Field(description="what to compute, a list of products")
+    products: tuple[AnyProduct, ...] = Field(description="what to compute, a list of products")
 
     @model_validator(mode="after")
     def _products_fit(self) -> Recipe:
@@ -140,11 +140,10 @@ class Recipe(BaseModel):
                     f"products.{place}.name: product {first} is called {name!r} too; give one another name"
                 )
         for product in self.products:
-            if isinstance(product, SliceProduct | ProjectionProduct | VolumeProduct):
-                try:
-                    product.grid(self)
-                except GridError as error:
-                    raise ValueError(f"products.{product.name}: {error}") from error
+            try:
+                product.check(self)
+            except CrdistError as error:
+                raise ValueError(f"products.{product.name}: {error}") from error
         return self
 
     @classmethod
@@ -173,23 +172,27 @@ class Recipe(BaseModel):
         ------
         RecipeError
             If the data cannot be followed; the first fault, and how many more there are.
+        DependencyError
+            If a kind of product is that of an installed package and cannot be loaded.
         """
         data = mapping_of(data, source, "'grid' and 'products'")
         faults: list[str] = []
         expanded = dict(data)
+        products: list[dict[str, Any]] = []
         given = data.get("products")
         if isinstance(given, Sequence) and not isinstance(given, str):
-            expanded["products"] = []
+            expanded["products"] = products
             for place, item in enumerate(given):
                 try:
-                    expanded["products"].append(expand_product(item, place))
+                    products.append(expand_product(item, place))
                 except RecipeError as error:
                     faults.append(str(error))
         recipe = None
         try:
             recipe = cls.model_validate(expanded)
         except ValidationError as error:
-            lines = fault_lines(error, cls, expanded, PRODUCT_KINDS)
+            kinds = {product["kind"]: PRODUCT_KINDS[product["kind"]].settings for product in products}
+            lines = fault_lines(error, cls, expanded, kinds)
             # products that could not be expanded may leave an empty list, which is no further fault
             faults += [line for line in lines if not (faults and line.startswith("products: "))]
         if recipe is None or faults:

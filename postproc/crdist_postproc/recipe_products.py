@@ -1,7 +1,8 @@
-"""The products that a recipe can ask for, and the shorthands for the usual ones."""
+"""What a recipe says of the products that come with crdist, and the shorthands for the usual ones."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,10 +17,9 @@ if TYPE_CHECKING:
     from crdist_postproc.recipe import Recipe
 
 __all__ = [
-    "PRODUCT_KINDS",
     "SHORTHANDS",
     "Box",
-    "Product",
+    "ProductSettings",
     "ProjectionProduct",
     "RadialProfile",
     "SkyProduct",
@@ -27,6 +27,7 @@ __all__ = [
     "StoreWeight",
     "VerticalProfile",
     "VolumeProduct",
+    "VoxelSettings",
 ]
 
 AxisName = Literal["x", "y", "z"]
@@ -63,12 +64,13 @@ class Box(BaseModel):
         return extents
 
 
-class _Product(BaseModel):
-    """What every product has."""
+class ProductSettings(BaseModel):
+    """What every product has. A kind of product adds ``kind``, a literal with its name as default, and its own keys."""
 
     model_config = RECIPE_CONFIG
 
     name: Name = Field(description="name of the product, unique in the recipe")
+    kind: str = Field(description="kind of product")
     voxel: Voxel | None = Field(
         default=None,
         description="voxel size, one number or [dx, dy, dz], kpc; default: that of the recipe's grid",
@@ -87,8 +89,11 @@ class _Product(BaseModel):
         """Quantile levels: the product's own or the recipe's."""
         return recipe.quantiles if self.quantiles is None else self.quantiles
 
+    def check(self, recipe: Recipe) -> None:
+        """Raise a `CrdistError` where the product does not fit the rest of its recipe; called when that is read."""
 
-class _Voxels(_Product):
+
+class VoxelSettings(ProductSettings, ABC):
     """What products of voxels have."""
 
     sampling: Sampling = Field(
@@ -103,8 +108,22 @@ class _Voxels(_Product):
         "twice as many cost up to eight times as much",
     )
 
+    @abstractmethod
+    def grid(self, recipe: Recipe) -> CartesianGrid:
+        """The voxels.
 
-class SliceProduct(_Voxels):
+        Raises
+        ------
+        GridError
+            If an extent is not a whole number of voxels.
+        """
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise `GridError` where an extent is not a whole number of voxels."""
+        self.grid(recipe)
+
+
+class SliceProduct(VoxelSettings):
     """Values in a plane across one axis."""
 
     kind: Literal["slice"] = Field(default="slice", description="kind of product")
@@ -131,7 +150,7 @@ class SliceProduct(_Voxels):
         return _grid(recipe, {**extents, self.axis: (self.at - half, self.at + half)}, self.voxel_kpc(recipe))
 
 
-class ProjectionProduct(_Voxels):
+class ProjectionProduct(VoxelSettings):
     """Integrals along one axis."""
 
     kind: Literal["projection"] = Field(default="projection", description="kind of product")
@@ -154,7 +173,7 @@ class ProjectionProduct(_Voxels):
         return _grid(recipe, (self.box or Box()).extents(recipe), self.voxel_kpc(recipe))
 
 
-class SkyProduct(_Product):
+class SkyProduct(ProductSettings):
     """Integrals along the sightlines of the native grid."""
 
     kind: Literal["sky"] = Field(default="sky", description="kind of product")
@@ -178,7 +197,7 @@ def _kind_of_weight(value: Any) -> str:
     return "weight in a store" if isinstance(value, Mapping | StoreWeight) else "plain weight"
 
 
-class RadialProfile(_Product):
+class RadialProfile(ProductSettings):
     """Means over rings about the Galactic centre."""
 
     kind: Literal["radial"] = Field(default="radial", description="kind of product")
@@ -201,7 +220,7 @@ class RadialProfile(_Product):
         return Axis.from_voxel(*self.bins, name="bins").edges
 
 
-class VerticalProfile(_Product):
+class VerticalProfile(ProductSettings):
     """Means at heights in a ring about the Galactic centre, with a fit of the scale height."""
 
     kind: Literal["vertical"] = Field(default="vertical", description="kind of product")
@@ -220,7 +239,7 @@ class VerticalProfile(_Product):
         return Axis.from_voxel(*self.bins, name="bins").edges
 
 
-class VolumeProduct(_Voxels):
+class VolumeProduct(VoxelSettings):
     """Values in every voxel."""
 
     kind: Literal["volume"] = Field(default="volume", description="kind of product")
@@ -239,20 +258,6 @@ class VolumeProduct(_Voxels):
         """
         return _grid(recipe, (self.box or Box()).extents(recipe), self.voxel_kpc(recipe))
 
-
-Product = Annotated[
-    SliceProduct | ProjectionProduct | SkyProduct | RadialProfile | VerticalProfile | VolumeProduct,
-    Field(discriminator="kind"),
-]
-
-PRODUCT_KINDS: Mapping[str, type[BaseModel]] = {
-    "slice": SliceProduct,
-    "projection": ProjectionProduct,
-    "sky": SkyProduct,
-    "radial": RadialProfile,
-    "vertical": VerticalProfile,
-    "volume": VolumeProduct,
-}
 
 # 1.25 kpc about the Sun is what the map of Edenhofer et al. 2024 (A&A 685, A82) covers.
 _LOCAL = [-1.25, 1.25]

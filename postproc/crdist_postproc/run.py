@@ -26,6 +26,7 @@ from crdist_postproc.output import (
     read_attributes,
 )
 from crdist_postproc.plan import RunPlan, Workers, plan_run
+from crdist_postproc.product_kinds import PRODUCT_KINDS
 from crdist_postproc.recipe import Recipe, differences
 from crdist_postproc.source import drop_fields
 
@@ -162,6 +163,8 @@ def _attributes(plan: RunPlan) -> dict[str, Any]:
     job = plan.jobs[0]
     quantity = job.product.quantity
     weights = {job.product.name: job.weight.digest for job in plan.jobs if job.weight is not None}
+    kinds = {job.product.kind: PRODUCT_KINDS.plugin(job.product.kind) for job in plan.jobs}
+    plugins = {kind: plugin.origin() for kind, plugin in kinds.items() if plugin is not None}
     return {
         "quantity": {"name": quantity.name, "units": quantity.units, "long_name": quantity.long_name},
         "n_sample": quantity.n_sample,
@@ -169,6 +172,8 @@ def _attributes(plan: RunPlan) -> dict[str, Any]:
         "recipe": plan.recipe.to_dict(),
         "provenance": {
             "versions": versions(),
+            # packages that kinds of products are of, by kind
+            **({"plugins": plugins} if plugins else {}),
             "source": {
                 "name": plan.header.path.name,
                 "digest": job.source.digest,
@@ -181,8 +186,10 @@ def _attributes(plan: RunPlan) -> dict[str, Any]:
 
 def _key(attributes: Mapping[str, Any]) -> str:
     """A short digest of all that decides the numbers of a run."""
-    provenance = attributes["provenance"]["source"]
-    deciding = [attributes["recipe"], attributes["n_sample"], provenance["digest"], provenance["weights"]]
+    source, plugins = attributes["provenance"]["source"], attributes["provenance"].get("plugins")
+    deciding = [attributes["recipe"], attributes["n_sample"], source["digest"], source["weights"]]
+    if plugins:
+        deciding.append(plugins)
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -210,11 +217,22 @@ def _refuse_another(wanted: Mapping[str, Any], path: Path) -> None:
                 f"{path}: was made from another source (there {source['name']}, {key} {_short(source[key])}; now "
                 f"{mine['name']}, {key} {_short(mine[key])}); choose another name, or remove it to start anew"
             )
+    before, now = (record["provenance"].get("plugins", {}) for record in (attributes, wanted))
+    for kind in {**before, **now}:
+        if before.get(kind) != now.get(kind):
+            raise StoreExistsError(
+                f"{path}: its products of kind {kind!r} are of {_package(before.get(kind))}, now they would be of "
+                f"{_package(now.get(kind))}; install the former, choose another name, or remove it to start anew"
+            )
     made_by = attributes["provenance"]["versions"]["crdist"]
     if attributes["status"] != "complete" and made_by != versions()["crdist"]:
         raise StoreExistsError(
             f"{path}: was begun by crdist {made_by}, this is {versions()['crdist']}; finish it there or start anew"
         )
+
+
+def _package(origin: Mapping[str, str] | None) -> str:
+    return "crdist" if origin is None else f"{origin['distribution']} {origin['version']} ({origin['entry_point']})"
 
 
 def _short(digest: Any) -> str:

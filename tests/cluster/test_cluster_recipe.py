@@ -129,7 +129,7 @@ def test_patience_is_in_seconds():
     [
         ({"queuee": "a"}, "queuee: unknown key 'queuee'; did you mean 'queue'? known: scheduler, queue, account"),
         ({"gpu": {"coers": 1}}, "gpu.coers: unknown key 'coers'; did you mean 'cores'? known: queue, account"),
-        ({"scheduler": "slrum"}, "'oar' or 'htcondor', got \"slrum\"; did you mean 'slurm'?"),
+        ({"scheduler": "slrum"}, "scheduler: no batch system 'slrum'; did you mean 'slurm'? known: slurm, pbs, sge, "),
         ({"memory": "120"}, 'memory: must be memory with its unit, such as 120GB or 4GiB, got "120"'),
         ({"memory": "0GB"}, "memory: must be memory with its unit"),
         ({"walltime": "8h"}, 'walltime: must be HH:MM:SS or D-HH:MM:SS and more than none, got "8h"'),

@@ -370,7 +370,7 @@ def test_many_jobs_are_asked_for_in_parts(commands):
 
 
 def test_a_command_that_does_not_answer(commands, monkeypatch):
-    monkeypatch.setattr("crdist_cluster.queue.COMMAND_SECONDS", 0.3)
+    monkeypatch.setattr("crdist_cluster.batch_system.COMMAND_SECONDS", 0.3)
     commands(qsub="", qdel="", qstat="exec sleep 20")
     with pytest.raises(RunError, match="qstat -f 1: no answer in 0 s; is pbs up"):
         batch_system("pbs").states(["1"])

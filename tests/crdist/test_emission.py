@@ -11,7 +11,7 @@ from scipy.integrate import quad
 
 from crdist import constants, emission, kafexhiu
 from crdist.emission import Emissivity
-from crdist.errors import RecipeError
+from crdist.errors import DependencyError, RecipeError
 
 C_LOCAL = 6.0139e-10  # cm-3, what the reference intensities were computed with; they are as good as its five digits
 BAND = (10**0.25, 10**0.5)
@@ -335,7 +335,7 @@ def test_presets():
 
 
 def test_a_registered_model_is_used(monkeypatch):
-    monkeypatch.setattr(emission, "_MODELS", dict(emission._MODELS))
+    monkeypatch.setattr(emission.MODELS, "builtin", dict(emission.MODELS.builtin))
 
     def flat(alpha, e_min_gev, e_max_gev):
         return 1e-18 * (e_max_gev - e_min_gev) / alpha
@@ -361,7 +361,7 @@ def test_impossible_registrations_say_why(name, function, message):
     with pytest.raises(RecipeError) as caught:
         emission.register_model(name, function)
     assert str(caught.value) == message
-    assert set(emission._MODELS) >= {"dp04", "kafexhiu"}
+    assert list(emission.MODELS) == ["dp04", "kafexhiu"]
 
 
 @pytest.fixture
@@ -379,7 +379,7 @@ def plugin(tmp_path, monkeypatch):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bright-gas\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[crdist.emissivity]\ntwice = bright_gas:twice\ndark = bright_gas:dark\nbroken = bright_gas:broken\n"
-        "absent = bright_gas:nowhere\nkafexhiu = bright_gas:dark\n"
+        "absent = bright_gas:nowhere\nkafexhiu = bright_gas:dark\nconstant = bright_gas:__name__\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -395,20 +395,72 @@ def test_models_of_installed_packages():
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("bright", "no emissivity model 'bright'; there are dp04, kafexhiu, absent, broken, dark, twice"),
+        ("bright", "no emissivity model 'bright'; there are dp04, kafexhiu, absent, broken, constant, dark, twice"),
         (
             "dark",
-            "emissivity model 'dark' gives K = 0 cm3 s-1 for alpha = 2.7 and 1.77828 to 3.16228 GeV; "
+            "emissivity model 'dark' of bright-gas 1.0 gives K = 0 cm3 s-1 for alpha = 2.7 and 1.77828 to 3.16228 GeV; "
             "K must be positive",
         ),
-        ("broken", "emissivity model 'broken' failed: 'no table for this band'"),
-        ("absent", "emissivity model 'absent' failed: module 'bright_gas' has no attribute 'nowhere'"),
+        ("broken", "emissivity model 'broken' of bright-gas 1.0 failed: 'no table for this band'"),
     ],
 )
 def test_unusable_models_say_why(model, message):
     with pytest.raises(RecipeError) as caught:
         Emissivity(model=model)
     assert str(caught.value) == message
+
+
+@pytest.mark.usefixtures("plugin")
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            "absent",
+            "'absent' of bright-gas 1.0 (crdist.emissivity: bright_gas:nowhere): cannot be loaded (AttributeError: "
+            "module 'bright_gas' has no attribute 'nowhere'); update or remove that package",
+        ),
+        (
+            "constant",
+            "'constant' of bright-gas 1.0 (crdist.emissivity: bright_gas:__name__): is a str, expected a function "
+            "(alpha, e_min_gev, e_max_gev); update or remove that package",
+        ),
+    ],
+)
+def test_packages_that_are_broken_are_named(model, message):
+    with pytest.raises(DependencyError) as caught:
+        Emissivity(model=model)
+    assert str(caught.value) == message
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_name_of_a_package_cannot_be_registered():
+    with pytest.raises(
+        RecipeError, match=r"^emissivity model 'twice' is that of bright-gas 1\.0 already; choose another"
+    ):
+        emission.register_model("twice", emission.band_coefficient)
+    assert "twice" not in emission.MODELS.builtin
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_record_says_which_package_its_model_is_of(tmp_path):
+    record = Emissivity(model="twice").to_dict()
+    assert record["plugin"] == {
+        "distribution": "bright-gas",
+        "version": "1.0",
+        "entry_point": "twice = bright_gas:twice",
+    }
+    assert Emissivity.from_dict(json.loads(json.dumps(record))) == Emissivity(model="twice")
+    assert "plugin" not in Emissivity(model="kafexhiu").to_dict()
+    # numbers of another version are not called the same
+    metadata = tmp_path / "bright_gas-1.0.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text().replace("1.0", "1.1"))
+    with pytest.raises(RecipeError) as caught:
+        Emissivity.from_dict(record)
+    assert str(caught.value) == (
+        "emissivity model 'twice' was that of bright-gas 1.0, now it is that of bright-gas 1.1; install the former to "
+        "get the same numbers"
+    )
+    assert Emissivity(model="twice").to_dict()["plugin"]["version"] == "1.1"
 
 
 @pytest.mark.parametrize(

@@ -1,63 +1,41 @@
 """Installed packages add to crdist: the example of the documentation, and packages that are broken."""
 
 import os
-import shutil
 import subprocess
 import sys
-import tomllib
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import plugged
 from crdist import doctor
 from crdist.check import check_store
-from crdist.emission import Emissivity
 from crdist.errors import DependencyError, InputFileError, RecipeError
 from crdist.exporters import EXPORTERS, export_store
 from crdist.grids import SphericalGrid
 from crdist.importers import LAYOUTS, import_map
-from crdist.plugins import GROUPS, PluginTable, plugins
+from crdist.plugins import TABLES, PluginTable, plugins, table
 from crdist.store import open_for_reading
 from galaxies import small_posterior, smooth_samples
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "plugin"
 BUILTIN_LAYOUTS = tuple(LAYOUTS.builtin)
 
 
 @pytest.fixture
-def install(tmp_path, monkeypatch):
-    """A function that puts a package where Python finds it, here and in other processes."""
-    site = tmp_path / "site"
-    site.mkdir()
-    monkeypatch.syspath_prepend(site)
-    monkeypatch.setenv("PYTHONPATH", str(site))
-    modules = set(sys.modules)
-
-    def add(name, version, entries, source):
-        info = site / f"{name.replace('-', '_')}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        text = "".join(
-            f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in points.items())
-            for group, points in entries.items()
-        )
-        (info / "entry_points.txt").write_text(text)
-        if isinstance(source, Path):
-            shutil.copy(source, site)
-        else:
-            (site / f"{name.replace('-', '_')}.py").write_text(source)
-
-    yield add
-    for name in set(sys.modules) - modules:
-        if getattr(sys.modules[name], "__file__", None) and str(site) in str(sys.modules[name].__file__):
-            del sys.modules[name]
+def site(tmp_path, monkeypatch):
+    with plugged.site(tmp_path / "site", monkeypatch) as site:
+        yield site
 
 
 @pytest.fixture
-def example(install):
-    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
-    install(project["name"], project["version"], project["entry-points"], EXAMPLE / "crdist_npy.py")
+def install(site):
+    """A function that puts a package where Python finds it, here and in other processes."""
+    return site.add
+
+
+@pytest.fixture
+def example(site):
+    plugged.install_example(site.folder)
 
 
 @pytest.fixture
@@ -83,7 +61,7 @@ def test_the_example_imports_and_exports(cube, tmp_path):
     assert check_store(header.path) == []
     assert header.provenance["layout"] == "npy-shells"
     assert header.provenance["plugin"] == {
-        "distribution": "crdist-npy",
+        "distribution": "crdist-example",
         "version": "1.0",
         "entry_point": "npy-shells = crdist_npy:IMPORTER",
     }
@@ -92,7 +70,6 @@ def test_the_example_imports_and_exports(cube, tmp_path):
     # the ending alone says it, too: nothing built in is called .npy
     export_store(header.path, tmp_path / "again.npy")
     assert (tmp_path / "again.npy").read_bytes() == (tmp_path / "mean.npy").read_bytes()
-    assert Emissivity(model="half-dp04").band_coefficient == pytest.approx(Emissivity().band_coefficient / 2, rel=1e-14)
 
 
 @pytest.mark.usefixtures("example")
@@ -102,7 +79,7 @@ def test_the_example_on_the_command_line(cube, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "3 samples of density [cm-3]" in done.stdout
     listed = crdist("export", "--list").stdout.splitlines()
-    assert listed[-1] == "npy-mean   from posterior: mean over the samples, for numpy.load [crdist-npy 1.0]"
+    assert listed[-1] == "npy-mean   from posterior: mean over the samples, for numpy.load [crdist-example 1.0]"
 
 
 @pytest.mark.usefixtures("example")
@@ -116,18 +93,12 @@ def test_errors_of_the_example_are_one_line(cube, tmp_path):
     assert not (tmp_path / "map.zarr").exists()
 
 
-def test_the_page_shows_the_example():
-    page = (EXAMPLE.parents[1] / "docs" / "howto" / "extend.md").read_text()
-    source = (EXAMPLE / "crdist_npy.py").read_text()
-    for part in ("importer", "exporter", "emissivity"):
-        assert f"# begin {part}\n" in source
-        assert f"# end {part}\n" in source
-        assert f':start-after: "# begin {part}"\n:end-before: "# end {part}"' in page
-
-
 BROKEN = {
     "crdist.importers": {"gone": "bad_maps:NOWHERE", "wrong": "bad_maps:WRONG"},
     "crdist.exporters": {"fails": "bad_maps_too:X"},
+    "crdist.emissivity": {"no-model": "bad_maps:WRONG"},
+    "crdist.products": {"no-product": "bad_maps:WRONG"},
+    "crdist.clusters": {"no-cluster": "bad_maps:WRONG"},
 }
 
 
@@ -152,7 +123,11 @@ def test_a_broken_package_harms_only_who_asks_for_it(install, example, cube, tmp
     assert "npy-mean" in listed.stdout
     assert "bad-maps 0.2" in listed.stderr
     found = doctor.check_plugins(60.0)
-    assert sorted(finding.state for finding in found) == ["broken"] * 3 + ["ok"] * 2
+    assert sorted(finding.state for finding in found) == ["broken"] * 6 + ["ok"] * 5
+    told = "\n".join(map(str, found))
+    for group in TABLES:
+        assert f"({group}: bad_maps" in told
+        assert f"of crdist-example 1.0 ({group}: " in told
 
 
 def test_built_in_names_cannot_be_taken_over(install):
@@ -197,9 +172,20 @@ def test_nothing_is_imported_before_it_is_asked_for(install, tmp_path):
 
 
 def test_a_table_without_plugins_is_a_mapping():
-    table = PluginTable("crdist.none", int, {"one": 1})
-    assert dict(table) == {"one": 1}
-    assert "two" not in table
+    none = PluginTable("crdist.none", int, {"one": 1})
+    assert dict(none) == {"one": 1}
+    assert "two" not in none
     with pytest.raises(KeyError):
-        table["two"]
-    assert {LAYOUTS.group, EXPORTERS.group} == set(GROUPS)
+        none["two"]
+
+
+@pytest.mark.parametrize("group", TABLES)
+def test_every_group_has_its_table(group, install):
+    found = table(group)
+    assert found.group == group
+    assert found.builtin
+    taken = next(iter(found.builtin))
+    install("thief", "6.6", {group: {taken: "thief:X"}}, "raise SystemExit('taken over')\n")
+    assert found[taken] is found.builtin[taken]
+    assert found.plugin(taken) is None
+    assert [plugin.distribution for plugin in found.clashes()] == ["thief"]

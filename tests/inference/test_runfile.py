@@ -9,15 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+import plugged
 from crdist.emission import KPC_CM, Emissivity
-from crdist.errors import InputFileError, RecipeError
+from crdist.errors import CheckpointError, InputFileError, RecipeError
+from crdist.schema import read_posterior_header
 from crdist.settings_text import differences
+from crdist.store import open_inference
 from crdist_inference.assemble import assemble, mask_table
 from crdist_inference.gamma_files import write_observation_file
 from crdist_inference.geovi import Settings
 from crdist_inference.masks import composite
+from crdist_inference.run_folder import RunFolder, identify, refuse_other
 from crdist_inference.runfile import RunFile, packaged_run_file
 from crdist_inference.runfile_settings import MaskSettings, Schedule
+from crdist_inference.writing import create_store
 from layouts import write_soding
 
 SMALL = {"version": 1, "data": {"synthetic": {}}, "grid": {"nside": 2, "n_shell": 6}}
@@ -327,3 +332,46 @@ def test_a_synthetic_sky_of_another_grid_is_refused(tmp_path):
     assemble(run_of(data={"synthetic": {"truth": "analytic"}}), tmp_path)
     with pytest.raises(InputFileError, match="was made for another grid"):
         assemble(run_of(data={"synthetic": {"truth": "analytic"}}, grid={"nside": 2, "n_shell": 8}), tmp_path)
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch):
+    with plugged.site(tmp_path / "site", monkeypatch) as site:
+        plugged.install_example(site.folder)
+        yield site
+
+
+def test_a_model_of_a_package_decides_with_its_version(example, tmp_path):
+    run = run_of(emission={"model": "delta-function"})
+    assert run.emissivity((1.0, 3.0)).band_coefficient > 0
+    origin = {
+        "distribution": "crdist-example",
+        "version": "1.0",
+        "entry_point": "delta-function = crdist_delta:delta_function",
+    }
+    assert run.deciding()["emission"]["plugin"] == origin
+    assert "plugin" not in run_of().deciding()["emission"]
+    # what a store of samples says of it
+    create_store(tmp_path / "p.zarr", run, assemble(run, tmp_path))
+    assert read_posterior_header(tmp_path / "p.zarr").provenance["run"]["emission"]["plugin"] == origin
+    assert open_inference(tmp_path / "p.zarr").attrs["emissivity"]["plugin"] == origin
+    # another version does not go on with the samples of this one
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.settings.write_text(run.to_yaml())
+    identify(folder, {"run": run.deciding()})
+    refuse_other(folder, run, resume=True)
+    metadata = example.folder / "crdist_example-1.0.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text().replace("1.0", "1.1"))
+    with pytest.raises(CheckpointError, match=r"emission\.plugin\.version: 1\.0 -> 1\.1"):
+        refuse_other(folder, run, resume=True)
+
+
+def test_a_broken_model_of_a_package_is_named(example):
+    example.add("dim", "2.0", {"crdist.emissivity": {"dim": "dim:model"}}, "model = 3\n")
+    with pytest.raises(RecipeError) as caught:
+        run_of(emission={"model": "dim"})
+    assert str(caught.value) == (
+        "run file: emission: 'dim' of dim 2.0 (crdist.emissivity: dim:model): is a int, expected a function (alpha, "
+        "e_min_gev, e_max_gev); update or remove that package"
+    )

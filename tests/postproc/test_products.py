@@ -8,7 +8,7 @@ import xarray as xr
 
 import crdist
 from crdist.check import check_store
-from crdist.errors import RecipeError, RunError
+from crdist.errors import PlanTooLargeError, RecipeError, RunError
 from crdist.grids import CartesianGrid, SphericalGrid
 from crdist_postproc.output import RunFolder, create_products, write_block
 from crdist_postproc.plan import plan_run
@@ -285,6 +285,12 @@ def test_a_box_outside_the_data_is_refused(posterior, tmp_path):
     ):
         crdist.run_products(posterior, tmp_path / "o.zarr", recipe)
     assert not list(tmp_path.iterdir())
+
+
+def test_more_blocks_than_a_run_can_count_are_refused_before_they_are_made(posterior):
+    recipe = Recipe.from_mapping({"grid": {"voxel": 5e-5}, "products": ["projection_z"]})
+    with pytest.raises(PlanTooLargeError, match=r"product projection_z: .* blocks are more .* choose larger voxels"):
+        plan_run(posterior, recipe)
 
 
 def test_block_cuts_give_the_same_store(posterior, tmp_path, monkeypatch):

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from crdist.errors import RecipeError
 from crdist.frames import Frame
 from crdist.grids import CartesianGrid
+from crdist_postproc.product_kinds import PRODUCT_KINDS
 from crdist_postproc.recipe import Recipe, differences
-from crdist_postproc.recipe_products import PRODUCT_KINDS, SHORTHANDS
+from crdist_postproc.recipe_products import SHORTHANDS
 
 FULL = """
 quantity: n_h
@@ -153,7 +154,7 @@ def test_the_default_file_says_what_each_key_is():
             assert " # " in line, line
 
 
-@pytest.mark.parametrize("model", [Recipe, *PRODUCT_KINDS.values()])
+@pytest.mark.parametrize("model", [Recipe, *(kind.settings for kind in PRODUCT_KINDS.values())])
 def test_every_field_is_described(model):
     for name, field in model.model_fields.items():
         assert field.description, f"{model.__name__}.{name}"

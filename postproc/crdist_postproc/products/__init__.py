@@ -1,35 +1,35 @@
-"""The products that a recipe asks for, as records that a run computes block by block."""
+"""The products that a recipe asks for, as records that a run computes block by block; and what a kind is made of."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-from crdist.errors import RecipeError, SchemaError
-from crdist.grids import CartesianGrid, SphericalGrid
-from crdist.schema import PosteriorHeader, read_posterior_header
-from crdist_postproc import recipe as recipes
-from crdist_postproc.products.base import Product, Quantity
-from crdist_postproc.products.maps import ProjectionMap, SliceMap, VolumeMap
-from crdist_postproc.products.profiles import RadialMean, VerticalMean
-from crdist_postproc.products.sky import SkyMap
+from crdist.errors import CrdistError, DependencyError
+from crdist.schema import PosteriorHeader
+from crdist_postproc.product_kinds import PRODUCT_KINDS, Job, ProductKind, ProductRequest
+from crdist_postproc.products.base import ArraySpec, Block, BlockResult, Coordinate, Product, Quantity
+from crdist_postproc.recipe import Recipe
+from crdist_postproc.recipe_products import ProductSettings
 from crdist_postproc.source import Source, store_digest
 
-__all__ = ["Job", "build_jobs"]
+__all__ = [
+    "PRODUCT_KINDS",
+    "ArraySpec",
+    "Block",
+    "BlockResult",
+    "Coordinate",
+    "Job",
+    "Product",
+    "ProductKind",
+    "ProductRequest",
+    "ProductSettings",
+    "Quantity",
+    "build_jobs",
+]
+
+NEEDED = ("mean", "std")
+"""Arrays that readers of a product expect."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A product and what it is computed from."""
-
-    product: Product
-    source: Source
-    weight: Source | None = None
-
-
-def build_jobs(recipe: recipes.Recipe, header: PosteriorHeader) -> tuple[Job, ...]:
+def build_jobs(recipe: Recipe, header: PosteriorHeader) -> tuple[Job, ...]:
     """The products of a recipe over a posterior.
 
     Raises
@@ -38,6 +38,8 @@ def build_jobs(recipe: recipes.Recipe, header: PosteriorHeader) -> tuple[Job, ..
         If a box lies wholly outside the data, or a weight's store cannot be used.
     SchemaError
         If the posterior has no such quantity.
+    DependencyError
+        If a kind of an installed package cannot be loaded, or does not give a job that can be run.
     """
     resolved = header.resolve(recipe.quantity)
     quantity = Quantity(resolved.name, resolved.units, resolved.long_name, header.n_sample)
@@ -50,107 +52,35 @@ def build_jobs(recipe: recipes.Recipe, header: PosteriorHeader) -> tuple[Job, ..
         n_sample=header.n_sample,
         digest=store_digest(header.path, resolved.name, header.n_sample),
     )
-    return tuple(_job(asked, recipe, header, quantity, source) for asked in recipe.products)
+    request = ProductRequest(recipe, header, quantity, source)
+    return tuple(_job(asked, request) for asked in recipe.products)
 
 
-def _job(
-    asked: recipes.Product,
-    recipe: recipes.Recipe,
-    header: PosteriorHeader,
-    quantity: Quantity,
-    source: Source,
-) -> Job:
-    native = header.grid
-    extend = recipe.inner == "extend"
-    common: dict[str, Any] = {
-        "name": asked.name,
-        "quantity": quantity,
-        "frame": recipe.frame_record,
-        "quantiles": asked.quantile_levels(recipe),
-        "per_sample": asked.per_sample,
-    }
-    if isinstance(asked, recipes.SliceProduct | recipes.ProjectionProduct | recipes.VolumeProduct):
-        common["native"] = native
-        common["parts_per_cell"] = asked.parts_per_cell if asked.sampling == "adaptive" else 0.0
-    match asked:
-        case recipes.SliceProduct():
-            grid = _reached(asked.grid(recipe), native, asked.name, extend)
-            return Job(SliceMap(**common, grid=grid, axis=asked.axis), source)
-        case recipes.ProjectionProduct():
-            grid = _reached(asked.grid(recipe), native, asked.name, extend)
-            return Job(ProjectionMap(**common, grid=grid, axis=asked.axis, extend=extend), source)
-        case recipes.VolumeProduct():
-            grid = _reached(asked.grid(recipe), native, asked.name, extend)
-            return Job(VolumeMap(**common, grid=grid), source)
-        case recipes.SkyProduct():
-            limits = asked.distance
-            inner, outer = (0.0 if extend else native.edges_kpc[0]), native.edges_kpc[-1]
-            if limits is not None and (limits[0] >= outer or limits[1] <= inner):
-                raise RecipeError(
-                    f"products.{asked.name}.distance: [{limits[0]:g}, {limits[1]:g}] kpc lies wholly outside the data, "
-                    f"which reach from {inner:g} to {outer:g} kpc"
-                )
-            return Job(SkyMap(**common, native=native, extend=extend, limits_kpc=limits), source)
-        case recipes.RadialProfile():
-            weight = _weight(asked, recipe)
-            radial = RadialMean(
-                **common,
-                radii_kpc=tuple(asked.edges_kpc.tolist()),
-                heights_kpc=(-asked.z_cut, asked.z_cut),
-                voxel_kpc=asked.voxel_kpc(recipe),
-                weighted_by="volume" if weight is None else weight.quantity,
-            )
-            return Job(radial, source, weight)
-        case recipes.VerticalProfile():
-            vertical = VerticalMean(
-                **common,
-                radii_kpc=asked.ring,
-                heights_kpc=tuple(asked.edges_kpc.tolist()),
-                voxel_kpc=asked.voxel_kpc(recipe),
-                fit_threshold=asked.fit_threshold,
-            )
-            return Job(vertical, source)
-
-
-def _weight(asked: recipes.RadialProfile, recipe: recipes.Recipe) -> Source | None:
-    if not isinstance(asked.weight, recipes.StoreWeight):
-        return None
+def _job(asked: ProductSettings, request: ProductRequest) -> Job:
+    kind, plugin = PRODUCT_KINDS[asked.kind], PRODUCT_KINDS.plugin(asked.kind)
+    if plugin is None:
+        return kind.job(asked, request)
     try:
-        header = read_posterior_header(Path(asked.weight.store))
-        resolved = header.resolve(asked.weight.quantity)
-        digest = store_digest(header.path, resolved.name, header.n_sample)
-    except SchemaError as error:
-        raise RecipeError(
-            f"products.{asked.name}.weight: {error} (a relative path counts from the working folder)"
+        job = kind.job(asked, request)
+        fault = _fault(job, asked)
+    except CrdistError:
+        raise
+    except Exception as error:  # a plug-in is anybody's code
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DependencyError(
+            f"{plugin}: gives no job for product {asked.name!r} ({words}); update or remove that package"
         ) from error
-    return Source(
-        header.path.absolute(),
-        resolved.name,
-        recipe.method,
-        "linear",
-        recipe.inner,
-        reduce=True,
-        n_sample=header.n_sample,
-        digest=digest,
-    )
+    if fault:
+        raise DependencyError(f"{plugin}: product {asked.name!r} {fault}; update or remove that package")
+    return job
 
 
-def _reached(grid: CartesianGrid, native: SphericalGrid, name: str, extend: bool) -> CartesianGrid:
-    """The grid, if some of it lies within the data."""
-    sun = grid.frame.sun_kpc
-    outer = native.edges_kpc[-1]
-    # distances from the Sun to the nearest and the farthest point of the box
-    gaps = [max(a.lower_kpc - s, s - a.upper_kpc, 0.0) for a, s in zip(grid.axes, sun, strict=True)]
-    reaches = [max(abs(a.lower_kpc - s), abs(a.upper_kpc - s)) for a, s in zip(grid.axes, sun, strict=True)]
-    box = ", ".join(f"{n} [{a.lower_kpc:g}, {a.upper_kpc:g}]" for n, a in zip("xyz", grid.axes, strict=True))
-    if math.hypot(*gaps) >= outer:
-        raise RecipeError(
-            f"products.{name}: the box {box} kpc lies wholly outside the data, which end {outer:g} kpc from the Sun at "
-            f"({sun[0]:g}, {sun[1]:g}, {sun[2]:g}) kpc; move the box"
-        )
-    if not extend and math.hypot(*reaches) <= native.edges_kpc[0]:
-        raise RecipeError(
-            f"products.{name}: the box {box} kpc lies wholly inside the first edge, {native.edges_kpc[0]:g} kpc from "
-            "the Sun, where 'inner: exclude' leaves nothing; use 'inner: extend' or a larger box"
-        )
-    return grid
+def _fault(job: Job, asked: ProductSettings) -> str:
+    """What a run would stumble over in a job of an installed package; nothing if it is fine."""
+    product = job.product
+    if (product.name, product.kind) != (asked.name, asked.kind):
+        return f"calls itself {product.name!r} of kind {product.kind!r}"
+    missing = set(NEEDED) - {spec.name for spec in product.arrays()}
+    if missing:
+        return f"has no array {' and no '.join(sorted(missing))}"
+    return "" if product.blocks() else "has no blocks"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crdist.errors import PlanTooLargeError
 from crdist.frames import Frame
 from crdist.grids import Axis, CartesianGrid
 from crdist_postproc.kernels.field import Field
@@ -26,6 +28,9 @@ killed."""
 
 BLOCK_BYTES = 256 * 1024**2
 """Memory that the arrays of a block may take."""
+
+MOST_BLOCKS = 2_000_000
+"""Of a product; so many take 2 GiB in the process that drives a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +223,25 @@ def tiles(product: str, shape: tuple[int, int], work_per_row: int, bytes_per_row
 
     The cut depends on the product alone, never on the workers: a run that is continued on another machine meets the
     same blocks.
+
+    Raises
+    ------
+    PlanTooLargeError
+        If there are more than `MOST_BLOCKS`.
     """
     side = _tile_side(shape, work_per_row, bytes_per_row)
+    n_block = math.prod(-(-whole // part) for whole, part in zip(shape, side, strict=True))
+    if n_block > MOST_BLOCKS:
+        raise PlanTooLargeError(
+            f"product {product}: {n_block:,} blocks are more than one run can keep count of ({MOST_BLOCKS:,}); choose "
+            "larger voxels, or several recipes with a smaller box each"
+        )
+    return _tiles(product, shape, side)
+
+
+# asked for again and again, and a million blocks take seconds to make
+@functools.lru_cache(maxsize=64)
+def _tiles(product: str, shape: tuple[int, int], side: tuple[int, int]) -> tuple[Block, ...]:
     bounds = [
         ((i, min(i + side[0], shape[0])), (j, min(j + side[1], shape[1])))
         for i in range(0, shape[0], side[0])
@@ -233,6 +255,11 @@ def pixel_blocks(product: str, n_pixel: int, work_per_pixel: int, first_index: i
     size = 12
     while size < n_pixel and 2 * size * work_per_pixel <= BLOCK_WORK and 2 * size <= 65536:
         size *= 2
+    return _pixel_ranges(product, n_pixel, size, first_index)
+
+
+@functools.lru_cache(maxsize=64)
+def _pixel_ranges(product: str, n_pixel: int, size: int, first_index: int) -> tuple[Block, ...]:
     starts = range(0, n_pixel, size)
     return tuple(
         Block(product, first_index + index, ((start, min(start + size, n_pixel)),), "native")
