@@ -34,6 +34,7 @@ def post(
         str | None,
         typer.Option(help="Memory of the whole run here, such as 4GiB; default: 80 % of what there is."),
     ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Begin though it takes hours or terabytes.")] = False,
     scheduler: Annotated[str | None, typer.Option(hidden=True)] = None,
     plan_only: Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")] = False,
     as_json: Json = False,
@@ -55,9 +56,10 @@ def post(
         if there is None:
             with connect(cluster) as client:
                 there = remote_workers(client)
-        _print_plan(plan, there, as_json)
-        plan.check(there)
+        _print_plan(plan.within(there), there, as_json)
         return
+    if not yes:
+        plan.check_cost()
     report = compute_products(plan, products, place, there)
     if as_json:
         print(
@@ -108,10 +110,11 @@ def _print_plan(plan: Any, workers: Any, as_json: bool) -> None:
         console.width = 160
     console.print(table)
     size = {key: format_bytes(value) for key, value in data.items() if "bytes" in key}
+    more = " (in parts, some of it again)" if data["source_in_parts"] else ""
     lines = (
         f"Mvs: million voxel-samples. {data['blocks']} blocks and {len(data['products'])} last steps",
         f"on {workers.processes} worker(s) x {workers.threads} threads;",
-        f"reads {size['bytes_read_per_worker']} a worker, writes {size['bytes_written']};",
+        f"reads {size['bytes_read_per_worker']} a worker{more}, writes {size['bytes_written']};",
         f"peak memory {size['peak_bytes_per_worker']} a worker of {size['memory_bytes_per_worker']}",
     )
     console.print(" ".join(lines), highlight=False, soft_wrap=True)

@@ -201,7 +201,7 @@ def compute_products(
     from crdist_postproc.run import Step, execute
 
     if workers is not None:
-        plan.check(workers)
+        plan = plan.within(workers)
     with ExitStack() as stack:
         watch: Callable[[int, int], None] | None = None
         told: Callable[[float, float, str], None] | None = None
@@ -211,7 +211,7 @@ def compute_products(
             client, watch, told = batch.client, batch.watch, batch.report
         elif place.address is not None:
             client = stack.enter_context(connect(place.address))
-            plan.check(remote_workers(client))
+            plan = plan.within(remote_workers(client))
         else:
             here = workers or local_workers(1, None, None)
             client = stack.enter_context(local_client(here.processes, here.threads, here.process_bytes))

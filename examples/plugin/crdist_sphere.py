@@ -13,8 +13,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from crdist.units import integral_unit
-from crdist_postproc.kernels.field import Field as Samples
-from crdist_postproc.kernels.rows import fill_rows
+from crdist_postproc.parts import Samples
 from crdist_postproc.products import (
     ArraySpec,
     Block,
@@ -27,6 +26,7 @@ from crdist_postproc.products import (
     ProductSettings,
 )
 from crdist_postproc.recipe_fields import Number
+from crdist_postproc.rows import fill_rows
 
 
 # begin settings

@@ -110,6 +110,9 @@ class Books:
             for block in job.product.blocks()
             if block.index in self.left[job.product.name]
         ]
+        if plan.in_parts:
+            # blocks of all products that read the same samples, one after the other
+            self.missing.sort(key=lambda piece: piece[0].product.place(piece[1]))
         self.n_missing = len(self.missing)
         self.n_block = plan.n_block
         self.total = plan.work

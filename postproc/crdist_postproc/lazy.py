@@ -24,8 +24,9 @@ from crdist.schema import POSTERIOR_DIMS
 from crdist.units import integral_unit
 from crdist_postproc.kernels.field import Field, Inner, Method, ValueSpace, padded_samples
 from crdist_postproc.lazy_blocks import BlockReader, largest_block_bytes
-from crdist_postproc.lazy_tiles import FieldInParts, lattice_of, project_tile, regrid_tile
-from crdist_postproc.products.base import BLOCK_WORK, Block, tile_rows, tiles
+from crdist_postproc.lazy_tiles import project_tile, regrid_tile
+from crdist_postproc.parts import FieldInParts
+from crdist_postproc.products.base import BLOCK_WORK, Block, lattice_of, tile_rows, tiles
 from crdist_postproc.reach import Reach
 from crdist_postproc.sparse import Chunks
 
@@ -213,6 +214,8 @@ class _Source:
     """A Delayed Field, or FieldInParts."""
     parts: FieldInParts | None = None
     """The latter, itself."""
+    reader: BlockReader | None = None
+    """Of its chunks."""
     graph: Any = None
     """Of the samples, for what Dask computes of them."""
 
@@ -227,12 +230,12 @@ class _Source:
         """What Dask computes of the samples for a tile, by its key, lazily."""
         from dask.delayed import Delayed
 
-        if self.parts is None or not self.parts.reader.shared:
+        if self.parts is None or self.reader is None or not self.reader.shared:
             return {}
         starts, step, _ = tile_rows(grid, along, block)
         wanted = self.parts.reached(lattice_of(grid, along, block), starts, step)
-        keys = {key for place in np.argwhere(wanted).tolist() for key in self.parts.reader.shared_by(*place)}
-        return {key: Delayed(key, self.graph, layer=self.parts.reader.name) for key in sorted(keys, key=str)}
+        keys = {key for place in np.argwhere(wanted).tolist() for key in self.reader.shared_by(*place)}
+        return {key: Delayed(key, self.graph, layer=self.reader.name) for key in sorted(keys, key=str)}
 
 
 def _source(samples: xr.DataArray, method: Method, value_space: ValueSpace, inner: Inner) -> _Source:
@@ -254,17 +257,18 @@ def _source(samples: xr.DataArray, method: Method, value_space: ValueSpace, inne
     pixels, shells, _ = array.chunks
     # ones have logarithms
     one = np.ones((1, grid.n_shell, padded_samples(n_sample)), dtype=np.float32)
+    reader = BlockReader.of(array)
     parts = FieldInParts(
         template=Field.from_values(one, n_sample, grid, **options),
         grid=grid,
         value_space=value_space,
-        reader=BlockReader.of(array),
+        reader=reader,
         chunks=Chunks(pixels, shells),
         reach=Reach.of(grid, pixels, shells, method=method, inner=inner),
         memory_bytes=memory_bytes,
     )
     name = f"parts-{tokenize(array.name, grid.to_dict(), options, memory_bytes)}"
-    return _Source(dask.delayed(parts, name=name, traverse=False), parts, array.__dask_graph__())
+    return _Source(dask.delayed(parts, name=name, traverse=False), parts, reader, array.__dask_graph__())
 
 
 def _tile_memory() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import numpy as np
 from crdist.errors import PlanTooLargeError, RecipeError
 from crdist.grids import CartesianGrid, SphericalGrid
 from crdist.schema import PosteriorHeader, read_posterior_header
+from crdist_postproc.memory import least_memory, overhead_bytes, share_memory
 from crdist_postproc.output import samples_begun_with
 from crdist_postproc.products import Job, build_jobs
 from crdist_postproc.recipe import Recipe
-from crdist_postproc.source import Source, field_bytes
+from crdist_postproc.source import InParts, Source, field_bytes
 
 __all__ = ["ProductPlan", "RunPlan", "Workers", "format_bytes", "parse_bytes", "plan_run"]
 
@@ -25,6 +27,15 @@ PROCESS_BYTES = 400 * 1024**2
 
 DRIVER_BYTES = 400 * 1024**2
 """Memory of the process that drives a run, with the scheduler in it (measured: 260 MiB)."""
+
+MUCH_WORK = 10**12
+"""Voxel-samples from which on a run is asked about before it starts: half an hour of a core, or more."""
+
+MUCH_WRITTEN = 10**12
+"""Bytes of products, the same."""
+
+WORK_PER_CORE_HOUR = 10**12
+"""Voxel-samples, about: 300 million a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +86,9 @@ class RunPlan:
     jobs: tuple[Job, ...]
     products: tuple[ProductPlan, ...]
     source_bytes: int
-    """Memory of the source in each worker process."""
+    """Memory of the sources in each worker process."""
     bytes_read: int
-    """Read from the posterior by each worker process."""
+    """Read from the posterior by each worker process; of sources that are read part by part, once."""
 
     @property
     def sources(self) -> frozenset[Source]:
@@ -107,6 +118,68 @@ class RunPlan:
     def peak_bytes(self, threads: int) -> int:
         """Upper bound on the memory of one worker process."""
         return PROCESS_BYTES + self.source_bytes + threads * max(product.block_bytes for product in self.products)
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether a source is read part by part, as it does not fit in memory."""
+        return any(source.in_parts is not None for source in self.sources)
+
+    def within(self, workers: Workers) -> RunPlan:
+        """The same plan, with sources that do not fit in the workers' memory read part by part.
+
+        Raises
+        ------
+        PlanTooLargeError
+            If a worker needs more memory even so; the message names the least that works.
+        """
+        have = workers.process_bytes
+        if self.peak_bytes(workers.threads) <= have or (not workers.local and workers.memory_bytes == 0):
+            return self
+        headers = {
+            source: self.header if source.path == self.header.path.absolute() else read_posterior_header(source.path)
+            for source in self.sources
+        }
+        threads = workers.threads
+        whole = {source: field_bytes(headers[source], source) for source in self.sources}
+        readers = {source: [job for job in self.jobs if source in (job.source, job.weight)] for source in self.sources}
+        least = {source: least_memory(headers[source], source, readers[source], threads) for source in self.sources}
+        extra = {source: overhead_bytes(headers[source], source, threads) for source in self.sources}
+        others = self.peak_bytes(threads) - self.source_bytes
+        shares = share_memory(whole, least, have - others - sum(extra.values()), threads)
+        if shares is None:
+            small = {source: memory for source, memory in least.items() if memory.bytes + extra[source] < whole[source]}
+            plan = self._with_parts({**dict.fromkeys(self.sources), **small}, whole, extra)
+            plan.check(workers)
+            return plan
+        return self._with_parts(shares, whole, extra)
+
+    def _with_parts(
+        self, shares: Mapping[Source, InParts | None], whole: Mapping[Source, int], extra: Mapping[Source, int]
+    ) -> RunPlan:
+        memory = sum(
+            whole[source] if parts is None else parts.bytes + extra[source] for source, parts in shares.items()
+        )
+        new = {source: replace(source, in_parts=parts) for source, parts in shares.items()}
+        jobs = tuple(
+            replace(job, source=new[job.source], weight=None if job.weight is None else new[job.weight])
+            for job in self.jobs
+        )
+        return replace(self, jobs=jobs, source_bytes=memory)
+
+    def check_cost(self) -> None:
+        """Refuse what takes very long, or much of a disk, unless somebody wants it.
+
+        Raises
+        ------
+        PlanTooLargeError
+            If there is that much work, or that much to write; the message says how much.
+        """
+        if self.work >= MUCH_WORK or self.bytes_written >= MUCH_WRITTEN:
+            raise PlanTooLargeError(
+                f"{self.work:.1e} voxel-samples take about {self.work / WORK_PER_CORE_HOUR:,.0f} core hours, or more "
+                f"where voxels are split, and write up to {format_bytes(self.bytes_written)}: see --plan, choose "
+                "larger voxels, or begin with --yes"
+            )
 
     def check(self, workers: Workers) -> None:
         """Refuse what cannot fit.
@@ -155,6 +228,7 @@ class RunPlan:
             "tasks": self.n_task,
             "voxel_samples": self.work,
             "bytes_read_per_worker": self.bytes_read,
+            "source_in_parts": self.in_parts,
             "bytes_written": self.bytes_written,
             **on_workers,
             "products": [

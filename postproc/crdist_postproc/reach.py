@@ -35,6 +35,8 @@ NEAREST_PADDING = 1.1
 PART = 8
 """A box is not halved on for less than this part of a chunk."""
 
+PARTS_OF_VOXEL = 4
+
 FINER = 3
 """Levels of the tree below pixels as large as a chunk."""
 
@@ -57,6 +59,13 @@ class Lattice:
         starts = np.array([start for start, _ in bounds], dtype=np.float64)
         n_i, n_j, n_k = (stop - start for start, stop in bounds)
         return Lattice(self.origin + starts @ self.steps, self.steps, (n_i, n_j, n_k))
+
+    def finer(self, n: int) -> Lattice:
+        """The middles of parts of the boxes around the points, n of them along each axis."""
+        steps = self.steps / n
+        origin = self.origin - 0.5 * (n - 1) * steps.sum(axis=0)
+        n_i, n_j, n_k = (n * size for size in self.shape)
+        return Lattice(origin, steps, (n_i, n_j, n_k))
 
     @property
     def lengths(self) -> Floats:
@@ -157,7 +166,7 @@ class Reach:
             made_from=(grid, pixel_chunks, shell_chunks, method, inner),
         )
 
-    def chunks(self, lattice: Lattice, most: int | None = None) -> npt.NDArray[np.bool_]:
+    def chunks(self, lattice: Lattice, most: int | None = None, *, boxes: bool = False) -> npt.NDArray[np.bool_]:
         """The chunks that interpolation at the points of a lattice reads.
 
         Parameters
@@ -165,6 +174,8 @@ class Reach:
         lattice : Lattice
         most : int, optional
             Look no further when there are more chunks than this.
+        boxes : bool
+            Every place in the boxes around the points counts, as in voxels that are split.
 
         Returns
         -------
@@ -172,10 +183,16 @@ class Reach:
             True for every chunk that is read, and for few others.
         """
         reached = np.zeros(self.shape, dtype=np.bool_)
+        around = 0.0
+        if boxes:
+            # balls about parts of a voxel keep closer to it than one about the whole
+            lattice = lattice.finer(PARTS_OF_VOXEL)
+            around = 0.5 * float(np.linalg.norm(lattice.steps))
         mark_box(
             np.ascontiguousarray(lattice.origin, dtype=np.float64),
             np.ascontiguousarray(lattice.steps, dtype=np.float64),
             np.array(lattice.shape, dtype=np.int64),
+            around,
             self.vectors,
             self.cones,
             self.first,

@@ -78,7 +78,8 @@ def run_products(
     client : distributed.Client, optional
         Where to compute; default: in this process, one block after the other.
     workers : Workers, optional
-        Memory and threads that the plan must fit into; default: not checked.
+        Memory and threads that the plan must fit into: a posterior that is larger is read part by part. Default: not
+        checked, and all of it held.
     progress : callable, optional
         Called with a `Step` after each block.
 
@@ -103,7 +104,7 @@ def run_products(
         recipe = Recipe.from_mapping(recipe)
     plan = plan_run(posterior, recipe, products)
     if workers is not None:
-        plan.check(workers)
+        plan = plan.within(workers)
     return execute(plan, Path(products), client=client, progress=progress)
 
 

@@ -1,4 +1,4 @@
-"""Read samples out of a posterior store into the kernels' layout, once in each process."""
+"""Read samples out of a posterior store into the kernels' layout: once in each process, or part by part."""
 
 from __future__ import annotations
 
@@ -19,11 +19,31 @@ from crdist.errors import GridError, SchemaError
 from crdist.schema import PosteriorHeader, read_posterior_header
 from crdist.store import open_for_reading
 from crdist_postproc.kernels.field import Field, Inner, Method, ValueSpace, padded_samples, ring_rows
+from crdist_postproc.parts import FieldInParts, Room, Samples
+from crdist_postproc.reach import Reach
+from crdist_postproc.sparse import Chunks
+from crdist_postproc.stored_chunks import StoredChunks
 
-__all__ = ["Source", "drop_fields", "field_bytes", "load_field", "store_digest"]
+__all__ = ["InParts", "Source", "chunks_of", "drop_fields", "field_bytes", "load_field", "store_digest", "unfilled"]
 
 READ_BYTES = 32 * 1024**2
 """How much of a variable is read at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class InParts:
+    """Memory of a process for samples that are read part by part."""
+
+    room_bytes: int
+    """For the parts of all threads together: one that takes more is halved. Around the Sun halves take nearly as much,
+    so that it is better to let other threads wait than to cut parts for each."""
+    kept_bytes: int
+    """For chunks as they were read, which the next parts read, too."""
+
+    @property
+    def bytes(self) -> int:
+        """All of it."""
+        return self.room_bytes + self.kept_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +61,16 @@ class Source:
     """Number of samples to read, the first ones; 0 for all. A store may grow while a run goes on."""
     digest: str = ""
     """What `store_digest` said when the run was planned."""
+    in_parts: InParts | None = None
+    """How much of it to hold at once; None: all. The numbers do not depend on it."""
 
 
-_fields: dict[Source, Field] = {}
+_fields: dict[Source, Samples] = {}
 _lock = threading.Lock()
 
 
-def load_field(source: Source, keep: Collection[Source] = ()) -> Field:
-    """The samples of a source as the kernels read them; read once, then kept in this process.
+def load_field(source: Source, keep: Collection[Source] = ()) -> Samples:
+    """The samples of a source as the kernels read them; read once, then kept in this process, or read part by part.
 
     Parameters
     ----------
@@ -68,7 +90,9 @@ def load_field(source: Source, keep: Collection[Source] = ()) -> Field:
         for other in set(_fields) - {source, *keep}:
             del _fields[other]
         if source not in _fields:
-            _fields[source] = _read_field(source)
+            _fields[source] = (
+                _read_field(source) if source.in_parts is None else _open_in_parts(source, source.in_parts)
+            )
         return _fields[source]
 
 
@@ -110,13 +134,68 @@ def store_digest(path: str | Path, quantity: str = "density", n_sample: int = 0)
     return digest.hexdigest()
 
 
-def _read_field(source: Source) -> Field:
+def chunks_of(header: PosteriorHeader, source: Source) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sizes of the chunks along pixel and along shell in which samples are read part by part."""
+    array = open_for_reading(header.path, header.resolve(source.quantity).terms[0][0])
+    pixels, shells = (
+        tuple(min(size, n - start) for start in range(0, n, size))
+        for n, size in zip((header.grid.n_pixel, header.grid.n_shell), array.chunks[:2], strict=True)
+    )
+    return pixels, shells
+
+
+def unfilled(header: PosteriorHeader, source: Source) -> Field:
+    """The tables of a source's field, without samples."""
+    n_sample = 1 if source.reduce else source.n_sample or header.n_sample
+    # ones have logarithms
+    one = np.ones((1, header.grid.n_shell, padded_samples(n_sample)), dtype=np.float32)
+    return Field.from_values(
+        one, n_sample, header.grid, method=source.method, value_space=source.value_space, inner=source.inner
+    )
+
+
+def _open_in_parts(source: Source, memory: InParts) -> FieldInParts:
+    header, n_stored = _planned_for(source)
+    arrays = [(open_for_reading(header.path, name), weight) for name, weight in header.resolve(source.quantity).terms]
+    at_once = _slab_shape(header, arrays[0][0], n_stored)[2] if source.reduce else n_stored
+
+    def load(pixels: slice, shells: slice) -> npt.NDArray[np.float32]:
+        total = np.zeros((pixels.stop - pixels.start, shells.stop - shells.start))
+        for first in range(0, n_stored, at_once):
+            part = _combine(arrays, (pixels, shells, slice(first, min(first + at_once, n_stored))), header.path)
+            if not source.reduce:
+                return part
+            total += part.sum(axis=-1, dtype=np.float64)
+        return (total / n_stored).astype(np.float32)[..., None]
+
+    sizes = chunks_of(header, source)
+    chunks = Chunks(*sizes)
+    return FieldInParts(
+        template=unfilled(header, source),
+        grid=header.grid,
+        value_space=source.value_space,
+        reader=StoredChunks(chunks, load, memory.kept_bytes),
+        chunks=chunks,
+        reach=Reach.of(header.grid, *sizes, method=source.method, inner=source.inner),
+        memory_bytes=memory.room_bytes,
+        room=Room(memory.room_bytes),
+        name=f"{header.path}, {source.quantity}",
+    )
+
+
+def _planned_for(source: Source) -> tuple[PosteriorHeader, int]:
+    """The store's header and how many of its samples to read; refused where it is not what the run was planned for."""
     header = read_posterior_header(source.path)
     n_stored = source.n_sample or header.n_sample
     if n_stored == 0 or n_stored > header.n_sample:
         raise SchemaError(f"{header.path}: holds {header.n_sample} samples, {max(n_stored, 1)} are needed")
     if source.digest and store_digest(source.path, source.quantity, n_stored) != source.digest:
         raise SchemaError(f"{header.path}: has changed since this run was planned; start the run again")
+    return header, n_stored
+
+
+def _read_field(source: Source) -> Field:
+    header, n_stored = _planned_for(source)
     n_sample = 1 if source.reduce else n_stored
     values = Field.empty_values(header.grid, n_sample)
     total = np.zeros(values.shape[:2] if source.reduce else (0, 0))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from crdist.errors import PlanTooLargeError
 from crdist_postproc.kernels.field import N_PADDED, Field, ValueSpace, normalise
 
-__all__ = ["Chunks", "committed_bytes", "fill_sparsely", "reserve"]
+__all__ = ["Chunks", "committed_bytes", "committed_bytes_by_shell", "fill_sparsely", "reserve"]
 
 PAGE = mmap.PAGESIZE
 MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
@@ -69,7 +69,32 @@ def committed_bytes(wanted: npt.NDArray[np.bool_], chunks: Chunks, n_padded: int
     n_pixel = np.diff(chunks.pixels)
     # so are those at both ends of each ring that a chunk has pixels on, 2 sqrt(n) of them where it is a square
     rings = np.minimum(n_pixel, 2 * np.sqrt(n_pixel)) * (runs > 0)
-    return int(n_pixel @ per_pixel + rings.sum() * PAGE)
+    # and that in which the first cell of all lies begins before it
+    first_page = PAGE if np.any(runs) else 0
+    return int(n_pixel @ per_pixel + rings.sum() * PAGE) + first_page
+
+
+def committed_bytes_by_shell(
+    wanted: npt.NDArray[np.bool_], chunks: Chunks, n_padded: int, chunk_of_row: npt.NDArray[np.int64]
+) -> int:
+    """The same where all pixels of a shell lie together: less where much of the sky is read in few shells.
+
+    Parameters
+    ----------
+    wanted, chunks, n_padded
+        As for `committed_bytes`.
+    chunk_of_row : ndarray of int64, shape (n_pixel,)
+        Chunk along pixel that holds each pixel, in RING order.
+    """
+    total = 0
+    whole = 4 * n_padded * chunk_of_row.size + PAGE
+    for shell_chunk in np.flatnonzero(wanted.any(axis=0)).tolist():
+        pixels = wanted[chunk_of_row, shell_chunk]
+        runs = np.count_nonzero(pixels[1:] & ~pixels[:-1]) + int(pixels[0])
+        n_shell = int(chunks.shells[shell_chunk + 1] - chunks.shells[shell_chunk])
+        n_bytes = int(4 * n_padded * np.count_nonzero(pixels) + 2 * PAGE * runs)
+        total += n_shell * min(n_bytes, whole)
+    return total
 
 
 def fill_sparsely(
@@ -82,6 +107,7 @@ def fill_sparsely(
     value_space: ValueSpace,
     *,
     elsewhere: float | None = None,
+    shells_first: bool = False,
 ) -> Field:
     """A field with some chunks filled in.
 
@@ -102,6 +128,8 @@ def fill_sparsely(
     elsewhere : float, optional
         Put this where nothing is filled in, and take memory for all of it, shells that no chunk holds among them:
         NaN shows whatever reads there.
+    shells_first : bool
+        Put the pixels of a shell together, not the shells of a pixel.
 
     Raises
     ------
@@ -112,12 +140,18 @@ def fill_sparsely(
     """
     n_padded = int(template.layout[N_PADDED])
     window = chunks.window(wanted) if elsewhere is None else slice(0, int(chunks.shells[-1]))
+    if shells_first:
+        # addresses cost nothing
+        window = slice(0, window.stop)
     n_room = max(window.stop - window.start, 1)
     # As the kernels count shells from the first one of the grid, the window begins that much behind the values' start.
     cells = reserve((n_pixel * n_room + window.start) * n_padded).reshape(-1, n_padded)
     if elsewhere is not None:
         cells[:] = elsewhere
-    inside = cells[window.start :].reshape(n_pixel, n_room, n_padded)
+    if shells_first:
+        inside = cells.reshape(n_room, n_pixel, n_padded).transpose(1, 0, 2)
+    else:
+        inside = cells[window.start :].reshape(n_pixel, n_room, n_padded)
     for pixel_chunk, shell_chunk in np.argwhere(wanted).tolist():
         # a copy: what is read may be somebody's array
         part = np.array(read(pixel_chunk, shell_chunk), dtype=np.float32, order="C")
@@ -126,7 +160,7 @@ def fill_sparsely(
         rows = rows_of(pixel_chunk)
         inside[rows, first:last, : template.n_sample] = part
         inside[rows, first:last, template.n_sample :] = 0.0
-    return template.over(cells[: n_pixel * n_room].reshape(n_pixel, n_room, n_padded))
+    return template.over(cells[: n_pixel * n_room].reshape(n_pixel, n_room, n_padded), shells_first=shells_first)
 
 
 def reserve(n_value: int) -> npt.NDArray[np.float32]:

@@ -9,7 +9,7 @@ from crdist.frames import Frame
 from crdist.grids import SphericalGrid
 from crdist_postproc.analysis import columns
 from crdist_postproc.analysis.columns import column_sums
-from crdist_postproc.lazy_tiles import FieldInParts
+from crdist_postproc.parts import FieldInParts
 from crdist_postproc.products.base import Quantity
 from crdist_postproc.products.profiles import RadialMean, VerticalMean
 from galaxies import smooth_samples, write_posterior
@@ -51,13 +51,13 @@ def means(product, density):
 def test_parts_make_the_whole(density, product, monkeypatch):
     expected, coverage = means(product, density)
     held = []
-    filled = FieldInParts._filled
+    filled = FieldInParts.filled
 
-    def watched(self, wanted, results):
+    def watched(self, wanted, **options):
         held.append(int(wanted.sum()))
-        return filled(self, wanted, results)
+        return filled(self, wanted, **options)
 
-    monkeypatch.setattr(FieldInParts, "_filled", watched)
+    monkeypatch.setattr(FieldInParts, "filled", watched)
     with dask.config.set({"crdist.tile-memory": "200 kB"}, scheduler="synchronous"):
         found, found_coverage = means(product, density)
     n_chunk = density.data.numblocks[0] * density.data.numblocks[1]

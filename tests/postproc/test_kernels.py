@@ -114,7 +114,19 @@ def test_log_space_interpolates_logarithms(rng):
     np.testing.assert_allclose(values, expected, rtol=5e-6)
 
 
-@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan])
+def test_masked_cells_are_masked_in_log_space_too(rng):
+    grid = SphericalGrid.log_spaced(4, 8, 0.1, 10.0)
+    samples = np.exp(rng.normal(size=(grid.n_pixel, 8, 5))).astype(np.float32)
+    samples[30:60, 2:5, 1] = np.nan
+    starts, step = rows(rng, 100)
+    plain, logarithms = (
+        fill_rows(Field.from_samples(samples, grid, value_space=space), starts, step, N) for space in ("linear", "log")
+    )
+    assert 0 < np.isnan(plain).mean() < 1
+    np.testing.assert_array_equal(np.isnan(logarithms), np.isnan(plain))
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0])
 def test_log_space_refuses_what_has_no_logarithm(bad):
     grid = SphericalGrid.log_spaced(1, 2, 0.1, 10.0)
     samples = np.ones((12, 2, 3), dtype=np.float32)

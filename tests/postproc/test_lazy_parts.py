@@ -14,8 +14,7 @@ from crdist.frames import Frame
 from crdist.grids import Axis, CartesianGrid, SphericalGrid
 from crdist_postproc import lazy
 from crdist_postproc.lazy_blocks import BlockReader
-from crdist_postproc.lazy_tiles import lattice_of
-from crdist_postproc.products.base import Block, tile_rows
+from crdist_postproc.products.base import Block, lattice_of, tile_rows
 from galaxies import smooth_samples, write_posterior
 from resident import linux_only, resident_bytes
 
@@ -184,16 +183,16 @@ def test_a_mean_along_distance_is_shared_by_its_pixels_alone(density):
 def test_no_part_takes_more_memory_than_it_may(density, monkeypatch):
     kept = []
     monkeypatch.setattr(lazy, "FieldInParts", lambda **fields: kept.append(FieldInParts(**fields)) or kept[-1])
-    from crdist_postproc.lazy_tiles import FieldInParts
+    from crdist_postproc.parts import FieldInParts
 
     grid = around_sun(FRAMES[1])
     with with_memory(MEMORY):
         crdist.regrid(density, grid)
     (parts,) = kept
     block = Block("regrid", 0, ((0, grid.x.n), (0, grid.y.n)))
-    starts, step, order = tile_rows(grid, "z", block)
+    starts, step, _ = tile_rows(grid, "z", block)
     seen = np.zeros((len(starts), grid.z.n), dtype=int)
-    for part in parts.parts(lattice_of(grid, "z", block), starts, step, order, {}):
+    for part in parts.parts(lattice_of(grid, "z", block), starts, step):
         assert 0 < resident_bytes(part.field.values) <= 800_000
         seen[part.rows, part.first : part.first + part.n] += 1
     assert seen.max() == 1

@@ -8,16 +8,17 @@ halved. What is read is what `crdist.regrid` would read for these places.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from crdist_postproc.kernels.field import N_PADDED, Field, Inner, Method, ValueSpace
+from crdist_postproc.kernels.field import Field, Inner, Method, ValueSpace
 from crdist_postproc.kernels.rows import bin_rows
 from crdist_postproc.lazy import _source
-from crdist_postproc.lazy_tiles import EXACT_POINTS, FieldInParts
+from crdist_postproc.parts import EXACT_POINTS, FieldInParts
 from crdist_postproc.products.base import Array, Block
 from crdist_postproc.products.profiles import RadialMean, VerticalMean
 from crdist_postproc.sparse import committed_bytes
@@ -56,7 +57,7 @@ def column_sums(
     from dask.delayed import Delayed
 
     source = _source(samples, method, value_space, inner)
-    if source.parts is None:
+    if source.parts is None or source.reader is None:
         sums = dask.delayed(_sums, pure=True)
         return [sums(source.field, product, block) for block in product.blocks()]
     parts = source.parts
@@ -66,10 +67,10 @@ def column_sums(
     most = max(1, min(EXACT_POINTS // rows.n, -(-len(rows.starts) // GROUPS)))
     for columns in _groups(rows.starts, most):
         results: dict[Any, Any] = {}
-        if parts.reader.shared:
+        if source.reader.shared:
             wanted = rows.reached(parts, columns)
-            keys = {key for place in np.argwhere(wanted).tolist() for key in parts.reader.shared_by(*place)}
-            results = {key: Delayed(key, source.graph, layer=parts.reader.name) for key in sorted(keys, key=str)}
+            keys = {key for place in np.argwhere(wanted).tolist() for key in source.reader.shared_by(*place)}
+            results = {key: Delayed(key, source.graph, layer=source.reader.name) for key in sorted(keys, key=str)}
         tasks.append(in_parts(source.field, results, product, columns))
     return tasks
 
@@ -113,17 +114,17 @@ def _sums_in_parts(
     parts: FieldInParts, results: Mapping[Any, Any], product: RadialMean | VerticalMean, columns: Columns
 ) -> dict[str, Array]:
     rows = _Rows(product)
-    n_padded = int(parts.template.layout[N_PADDED])
+    parts = replace(parts, results=results)
     total: dict[str, Array] = {}
     waiting = [columns]
     while waiting:
         some = waiting.pop()
         whole = some.size == 1
         wanted = rows.reached(parts, some, None if whole else parts.most_chunks)
-        if not whole and committed_bytes(wanted, parts.chunks, n_padded) > parts.memory_bytes:
+        if not whole and committed_bytes(wanted, parts.chunks, parts.n_padded) > parts.memory_bytes:
             waiting.extend(reversed(_halves(rows.starts, some)))
             continue
-        field = parts._filled(wanted, results)
+        field = parts.filled(wanted)
         sums = rows.sums(field, some)
         # before the next part is read, or two would be in memory
         del field

@@ -21,7 +21,20 @@ DEEPEST = 256
 
 @njit(cache=True, nogil=True)
 def mark_box(
-    origin, steps, shape, vectors, cones, first, members, knots, chunk_of_shell, following, radial, most, reached
+    origin,
+    steps,
+    shape,
+    around,
+    vectors,
+    cones,
+    first,
+    members,
+    knots,
+    chunk_of_shell,
+    following,
+    radial,
+    most,
+    reached,
 ):
     """Mark the chunks that the points of a box may read, from the balls about its parts.
 
@@ -29,6 +42,8 @@ def mark_box(
     ----------
     origin, steps, shape : ndarray, shapes (3,), (3, 3) and (3,)
         The points origin + i steps[0] + j steps[1] + k steps[2], heliocentric kpc.
+    around : float
+        What is this close to a point may be read as well, kpc.
     vectors, cones, first, members, knots, chunk_of_shell, following, radial
         Of the `crdist_postproc.reach.Reach`.
     most : int
@@ -59,7 +74,7 @@ def mark_box(
             y += middle * steps[axis, 1]
             z += middle * steps[axis, 2]
             radius += (0.5 * (box[axis, 1] - box[axis, 0] - 1) * lengths[axis]) ** 2
-        radius = math.sqrt(radius)
+        radius = math.sqrt(radius) + around
         distance = math.sqrt(x * x + y * y + z * z)
         near = max(distance - radius, 0.0) / radial[STRETCH]
         far = (distance + radius) * radial[STRETCH]

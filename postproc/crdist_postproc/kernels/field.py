@@ -28,6 +28,8 @@ UNIFORM_TOLERANCE = 1e-9
 
 # Places in Field.layout
 NSIDE, N_SHELL, N_PADDED, N_KNOT, LAST_KNOT, SHELL_TABLE, LOOKUP, N_BIN, UNIFORM, NEAREST, EXTEND, LOG = range(12)
+PER_PIXEL, PER_SHELL = 12, 13
+"""Bytes from a pixel to the next, and from a shell to the next."""
 # Places in Field.radial
 FIRST_KNOT, PER_UNIT, R2_INNER, R2_OUTER = range(4)
 
@@ -114,7 +116,8 @@ class Field:
             per_unit = (knots.size - 1) / (knots[-1] - knots[0])
         # the last shell from which one interpolates, or that may hold a point
         last_knot = knots.size - 1 if method == "nearest" else max(knots.size - 2, 0)
-        layout = np.zeros(12, dtype=np.int64)
+        layout = np.zeros(14, dtype=np.int64)
+        layout[[PER_PIXEL, PER_SHELL]] = 4 * values.shape[2] * grid.n_shell, 4 * values.shape[2]
         layout[[NSIDE, N_SHELL, N_PADDED]] = grid.nside, grid.n_shell, values.shape[2]
         layout[[N_KNOT, LAST_KNOT, N_BIN]] = knots.size, last_knot, lookup.size
         layout[[SHELL_TABLE, LOOKUP]] = rings.size, rings.size + shells.size
@@ -133,7 +136,7 @@ class Field:
             radial=np.array([knots[0], per_unit, grid.edges[0] ** 2, grid.edges[-1] ** 2]),
         )
 
-    def over(self, values: npt.NDArray[np.float32]) -> Field:
+    def over(self, values: npt.NDArray[np.float32], *, shells_first: bool = False) -> Field:
         """The same field over other values, which `normalise` has seen.
 
         Parameters
@@ -142,9 +145,17 @@ class Field:
             The samples of pixel i at shell j start (i n_room + j) n_padded values behind the first one. With room for
             fewer shells than there are, the first shells of a pixel lie where the last ones of the pixel before would:
             a window of shells, all others of which nothing reads.
+        shells_first : bool
+            The samples of pixel i at shell j start (j n_pixel + i) n_padded values behind the first one instead. Only
+            the kernels along rows can read such a field.
         """
+        n_pixel, n_room, n_padded = values.shape
         layout = self.layout.copy()
-        layout[N_SHELL] = values.shape[1]
+        layout[N_SHELL] = n_room
+        per_cell = 4 * n_padded
+        layout[[PER_PIXEL, PER_SHELL]] = (
+            (per_cell, n_pixel * per_cell) if shells_first else (n_room * per_cell, per_cell)
+        )
         return replace(self, values=values, layout=layout)
 
 
@@ -190,7 +201,7 @@ def normalise(values: npt.NDArray[np.float32], n_sample: int, value_space: Value
             raise GridError(f"samples must be finite (or NaN where masked), got {int(infinite.sum())} infinite values")
         masked = np.asarray(np.isnan(part).any(axis=-1))
         if value_space == "log":
-            bad = ~(part > 0)
+            bad = part <= 0  # not NaN: that is masked
             if bad.any():
                 value = float(part[bad][0])
                 raise GridError(

@@ -23,10 +23,10 @@ from crdist_postproc.kernels.field import (
     LOOKUP,
     N_BIN,
     N_KNOT,
-    N_PADDED,
-    N_SHELL,
     NEAREST,
     NSIDE,
+    PER_PIXEL,
+    PER_SHELL,
     PER_UNIT,
     R2_INNER,
     R2_OUTER,
@@ -170,8 +170,8 @@ def _neighbour_pixels(tables, layout, scratch, places, weights):
     nside = np.float64(layout[NSIDE])
     n_ring = 4.0 * nside
     n_pixel = 12.0 * nside * nside
-    per_shell = 4 * layout[N_PADDED]
-    per_pixel = np.float64(layout[N_SHELL] * per_shell)
+    per_shell = layout[PER_SHELL]
+    per_pixel = np.float64(layout[PER_PIXEL])
     # 3. Colatitude of the ring north of the point and inverse distance to the next. A rounding error may choose the
     # neighbouring pair; interpolation is continuous there.
     last = n_ring - 1.0
@@ -238,8 +238,7 @@ def _neighbour_pixels(tables, layout, scratch, places, weights):
 def _nearest_pixels(layout, scratch, places, weights):
     # The pixel that contains the point: Gorski et al. 2005, ApJ 622, 759, section 5.2.
     nside = layout[NSIDE]
-    per_shell = 4 * layout[N_PADDED]
-    per_pixel = layout[N_SHELL] * per_shell
+    per_shell, per_pixel = layout[PER_SHELL], layout[PER_PIXEL]
     for k in range(TILE):
         cos = math.cos(scratch[COLATITUDE * TILE + k])
         quarters = 4.0 * scratch[TURN * TILE + k]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from numba import njit
 
 from crdist_postproc.kernels.approx import FASTMATH
-from crdist_postproc.kernels.field import LOG, N_SHELL, Field
+from crdist_postproc.kernels.field import LOG, Field
 
 __all__ = ["box_totals", "sight_lines"]
 
@@ -52,6 +52,7 @@ def box_totals(
     sun: npt.NDArray[np.float64],
     lower: npt.NDArray[np.float64],
     upper: npt.NDArray[np.float64],
+    total: npt.NDArray[np.float64] | None = None,
 ) -> npt.NDArray[np.float64]:
     """Integrate the native cells of some pixels over the part of them inside a box.
 
@@ -69,12 +70,15 @@ def box_totals(
         From heliocentric axes to those of the box; the Sun's place there, kpc.
     lower, upper : ndarray, shape (3,), kpc
         Corners of the box.
+    total : ndarray of float64, shape (n_sample,), optional
+        Add to this: some pixels after the others give the same bits as all of them.
 
     Returns
     -------
     ndarray of float64, shape (n_sample,), unit of the samples times kpc^3
     """
-    total = np.zeros(field.n_sample)
+    if total is None:
+        total = np.zeros(field.n_sample)
     solid_angle = 4.0 * math.pi / (field.values.shape[0] * rays.shape[1])
     pixels = np.asarray(rows, dtype=np.int64)
     _box_totals(field.values, field.layout, pixels, rays @ rotation.T, edges, sun, lower, upper, solid_angle, total)
@@ -84,8 +88,9 @@ def box_totals(
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
 def _sight_lines(values, layout, rows, lengths, total, covered):
     n_sample = total.shape[1]
+    # not the field's own number of shells: it may have room for some only, the others are not looked at
     for i in range(rows.size):
-        for shell in range(layout[N_SHELL]):
+        for shell in range(lengths.size):
             length = lengths[shell]
             cell = values[rows[i], shell]
             if length == 0.0 or cell[0] != cell[0]:
@@ -99,7 +104,7 @@ def _sight_lines(values, layout, rows, lengths, total, covered):
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
 def _box_totals(values, layout, rows, rays, edges, sun, lower, upper, solid_angle, total):
     n_sample = total.size
-    n_shell = layout[N_SHELL]
+    n_shell = edges.size - 1
     volumes = np.empty(n_shell)
     for i in range(rows.size):
         volumes[:] = 0.0

@@ -24,7 +24,7 @@ from crdist_postproc.kernels.gather import POINTWISE, Scratch, Splitting, gather
 from crdist_postproc.kernels.lanes import add_four_vectors, add_moments, add_vector
 from crdist_postproc.kernels.locate import TILE
 
-__all__ = ["bin_rows", "fill_rows", "statistics_rows", "sum_rows"]
+__all__ = ["add_bins", "add_rows", "bin_rows", "fill_rows", "statistics_rows", "sum_rows", "summed_rows"]
 
 # Rows of the moments, behind the pairs of sums
 ORIGIN, CENTRE, SPREAD = 2, 3, 4
@@ -80,8 +80,61 @@ def sum_rows(
     """
     total = np.zeros((len(starts), field.values.shape[2]))
     count = np.zeros(len(starts))
-    _sum(*_arguments(field, starts, step), splits, n, total, count)
+    add_rows(field, starts, step, n, total, count, splits=splits)
     return total[:, : field.n_sample], count
+
+
+def add_rows(
+    field: Field,
+    starts: Points,
+    step: Points,
+    n: int,
+    total: npt.NDArray[np.float64],
+    count: npt.NDArray[np.float64],
+    first: int = 0,
+    *,
+    splits: Splitting = POINTWISE,
+) -> None:
+    """Add points to sums along rows: of rows that are cut at multiples of four, piece after piece gives the same bits.
+
+    Of a piece that is not, `summed_rows` gives what to add, four points at a time.
+
+    Parameters
+    ----------
+    total : ndarray of float64, shape (n_row, n_padded), unit of the samples
+    count : ndarray of float64, shape (n_row,)
+        As `sum_rows` gives them, with room for the padding.
+    first : int
+        Index of the first point.
+    """
+    _sum(*_arguments(field, starts, step), splits, first, n, total, count)
+
+
+def summed_rows(
+    field: Field,
+    starts: Points,
+    step: Points,
+    n: int,
+    count: npt.NDArray[np.float64],
+    first: int = 0,
+    *,
+    splits: Splitting = POINTWISE,
+) -> npt.NDArray[np.float32]:
+    """What each point adds to the sum along its row.
+
+    Parameters
+    ----------
+    count : ndarray of float64, shape (n_row,)
+        As for `add_rows`, and added to.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_row, n, n_padded), unit of the samples
+        Zero outside the grid; times the part of the voxel that lies inside.
+    """
+    out = np.empty((len(starts), n, field.values.shape[2]), dtype=np.float32)
+    _summed(*_arguments(field, starts, step), splits, first, n, out, count)
+    return out
 
 
 def statistics_rows(
@@ -89,6 +142,7 @@ def statistics_rows(
     starts: Points,
     step: Points,
     n: int,
+    first: int = 0,
     *,
     splits: Splitting = POINTWISE,
     coverage: npt.NDArray[np.float32] | None = None,
@@ -97,7 +151,7 @@ def statistics_rows(
 
     Parameters
     ----------
-    splits, coverage
+    first, splits, coverage
         As for `fill_rows`.
 
     Returns
@@ -108,7 +162,7 @@ def statistics_rows(
     mean = np.empty((len(starts), n), dtype=np.float32)
     std = np.empty((len(starts), n), dtype=np.float32)
     covered = NOT_WANTED if coverage is None else coverage
-    _statistics(*_arguments(field, starts, step), splits, n, field.n_sample, mean, std, covered)
+    _statistics(*_arguments(field, starts, step), splits, first, n, field.n_sample, mean, std, covered)
     return mean, std
 
 
@@ -147,9 +201,33 @@ def bin_rows(
     shape = (int(row_bins.max(initial=-1)) + 1, int(point_bins.max(initial=-1)) + 1)
     total = np.zeros((*shape, field.values.shape[2]))
     weight = np.zeros((*shape, 2))
-    extra = np.empty((0, 0), dtype=np.float32) if point_weights is None else point_weights
-    _bin(*_arguments(field, starts, step), n, row_bins, point_bins, row_weights, extra, total, weight)
+    add_bins(field, starts, step, n, row_bins, point_bins, row_weights, point_weights, total, weight)
     return total[:, :, : field.n_sample], weight[:, :, 0], weight[:, :, 1]
+
+
+def add_bins(
+    field: Field,
+    starts: Points,
+    step: Points,
+    n: int,
+    row_bins: npt.NDArray[np.int64],
+    point_bins: npt.NDArray[np.int64],
+    row_weights: Points,
+    point_weights: npt.NDArray[np.float32] | None,
+    total: npt.NDArray[np.float64],
+    weight: npt.NDArray[np.float64],
+) -> None:
+    """Add the points of rows to sums in bins: some rows after the others give the same bits as all of them.
+
+    Parameters
+    ----------
+    total : ndarray of float64, shape (n_bin, m_bin, n_padded)
+        Sums of weight x sample, with room for the padding.
+    weight : ndarray of float64, shape (n_bin, m_bin, 2)
+        Sums of the weights, and of the row weights alone.
+    """
+    extra = NOT_WANTED if point_weights is None else point_weights
+    _bin(*_arguments(field, starts, step), n, row_bins, point_bins, row_weights, extra, total, weight)
 
 
 def _arguments(field: Field, starts: Points, step: Points) -> tuple[object, ...]:
@@ -188,27 +266,19 @@ def _fill(lanes, values, tables, layout, radial, starts, step, scratch, splits, 
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True, **UNCOUNTED)
-def _sum(lanes, values, tables, layout, radial, starts, step, scratch, splits, n, total, count):
+def _sum(lanes, values, tables, layout, radial, starts, step, scratch, splits, first, n, total, count):
     buffer, covered = scratch.buffer, scratch.covered
     width, n_padded = len(lanes), layout[N_PADDED]
     source = np.int64(buffer.ctypes.data)
     for row in range(starts.shape[0]):
         target = np.int64(total.ctypes.data) + 8 * row * n_padded
-        inside = 0.0
+        inside = count[row]
         for base in range(0, n, TILE):
             size = min(TILE, n - base)
             split = gather_voxels(
-                lanes, values, tables, layout, radial, starts, row, step, base, size, scratch, splits, buffer
+                lanes, values, tables, layout, radial, starts, row, step, first + base, size, scratch, splits, buffer
             )
-            for k in range(size):
-                if np.isnan(buffer[k * n_padded]):
-                    buffer[k * n_padded : (k + 1) * n_padded] = 0.0
-                elif split and covered[k] < 1.0:
-                    inside += covered[k]
-                    for s in range(k * n_padded, (k + 1) * n_padded):
-                        buffer[s] *= covered[k]
-                else:
-                    inside += 1.0
+            inside = _leave_out(buffer, n_padded, size, split, covered, inside)
             buffer[size * n_padded :] = 0.0
             for k in range(0, size, 4):
                 for offset in range(0, n_padded, width):
@@ -217,7 +287,39 @@ def _sum(lanes, values, tables, layout, radial, starts, step, scratch, splits, n
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True, **UNCOUNTED)
-def _statistics(lanes, values, tables, layout, radial, starts, step, scratch, splits, n, n_sample, mean, std, coverage):
+def _summed(lanes, values, tables, layout, radial, starts, step, scratch, splits, first, n, out, count):
+    n_padded = layout[N_PADDED]
+    for row in range(starts.shape[0]):
+        inside = count[row]
+        for base in range(0, n, TILE):
+            size = min(TILE, n - base)
+            piece = out[row, base : base + size].reshape(size * n_padded)
+            split = gather_voxels(
+                lanes, values, tables, layout, radial, starts, row, step, first + base, size, scratch, splits, piece
+            )
+            inside = _leave_out(piece, n_padded, size, split, scratch.covered, inside)
+        count[row] = inside
+
+
+@njit(cache=True, fastmath=FASTMATH, error_model="numpy", **UNCOUNTED)
+def _leave_out(buffer, n_padded, size, split, covered, inside):
+    """Put zero where points lie outside, and less where voxels do in part; return the number inside."""
+    for k in range(size):
+        if np.isnan(buffer[k * n_padded]):
+            buffer[k * n_padded : (k + 1) * n_padded] = 0.0
+        elif split and covered[k] < 1.0:
+            inside += covered[k]
+            for s in range(k * n_padded, (k + 1) * n_padded):
+                buffer[s] *= covered[k]
+        else:
+            inside += 1.0
+    return inside
+
+
+@njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True, **UNCOUNTED)
+def _statistics(
+    lanes, values, tables, layout, radial, starts, step, scratch, splits, first, n, n_sample, mean, std, coverage
+):
     buffer, moments = scratch.buffer, scratch.moments
     width, n_padded = len(lanes), layout[N_PADDED]
     source = np.int64(buffer.ctypes.data)
@@ -228,7 +330,7 @@ def _statistics(lanes, values, tables, layout, radial, starts, step, scratch, sp
         for base in range(0, n, TILE):
             size = min(TILE, n - base)
             split = gather_voxels(
-                lanes, values, tables, layout, radial, starts, row, step, base, size, scratch, splits, buffer
+                lanes, values, tables, layout, radial, starts, row, step, first + base, size, scratch, splits, buffer
             )
             if coverage.size:
                 _note_coverage(buffer, n_padded, split, scratch.covered, coverage[row, base : base + size])

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from crdist.errors import PlanTooLargeError
 from crdist.frames import Frame
 from crdist.grids import Axis, CartesianGrid
-from crdist_postproc.kernels.field import Field
+from crdist_postproc.parts import Samples
+from crdist_postproc.reach import Lattice
 from crdist_postproc.statistics import STATISTICS, summarise
 
 __all__ = ["ArraySpec", "Block", "BlockResult", "Coordinate", "Product", "Quantity", "tile_rows", "tiles"]
@@ -144,8 +145,18 @@ class Product(ABC):
         return True
 
     @abstractmethod
-    def compute(self, block: Block, samples: Field, weight: Field | None) -> BlockResult:
+    def compute(self, block: Block, samples: Samples, weight: Samples | None) -> BlockResult:
         """Compute one block."""
+
+    def place(self, block: Block) -> tuple[Any, ...]:
+        """Where a block lies among those of all products of a run: neighbours read the same samples."""
+        if block.kind == "native":
+            return 0, *block.bounds, self.name
+        return 2, self.name, block.index
+
+    def smallest_parts(self) -> tuple[list[Lattice], bool]:
+        """Points around the Sun, each alone, and whether whole voxels around them are read: what reads most at once."""
+        return [], False
 
     @abstractmethod
     def work(self, block: Block) -> int:
@@ -298,6 +309,27 @@ def tile_rows(grid: CartesianGrid, along: str, block: Block) -> tuple[Array, Arr
     # a rotation only: the step is a difference of points
     step = direction @ grid.frame.rotation
     return grid.frame.to_heliocentric(points), step, order
+
+
+def lattice_of(grid: CartesianGrid, along: str, block: Block) -> Lattice:
+    """The voxel centres of a tile as a lattice, those along one axis last."""
+    names = [*(name for name in "xyz" if name != along), along]
+    starts = dict(zip(names, (*(start for start, _ in block.bounds), 0), strict=True))
+    origin = np.array([grid.axis(name).centres[starts[name]] for name in "xyz"])
+    steps = np.zeros((3, 3))
+    for row, name in enumerate(names):
+        steps[row, "xyz".index(name)] = grid.axis(name).step
+    n_i, n_j = block.shape
+    return Lattice(grid.frame.to_heliocentric(origin), steps @ grid.frame.rotation, (n_i, n_j, grid.axis(along).n))
+
+
+def morton(x_kpc: float, y_kpc: float) -> int:
+    """Place along a curve through a plane on which neighbours are close to each other, in steps of a parsec."""
+    place = 0
+    for bit in range(20):
+        for shift, value in enumerate((x_kpc, y_kpc)):
+            place |= ((max(math.floor(1000 * value) + (1 << 19), 0) >> bit) & 1) << (2 * bit + shift)
+    return place
 
 
 def in_tile(values: Array, order: Array, shape: tuple[int, ...]) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +12,8 @@ import numpy as np
 
 from crdist.grids import CartesianGrid, SphericalGrid
 from crdist.units import integral_unit
-from crdist_postproc.kernels.field import Field
 from crdist_postproc.kernels.gather import POINTWISE, Splitting, splitting
-from crdist_postproc.kernels.native import box_totals
-from crdist_postproc.kernels.rows import fill_rows, statistics_rows, sum_rows
+from crdist_postproc.parts import Samples
 from crdist_postproc.products.base import (
     Array,
     ArraySpec,
@@ -25,10 +24,14 @@ from crdist_postproc.products.base import (
     axis_coordinate,
     in_tile,
     iterate_rows,
+    lattice_of,
+    morton,
     pixel_blocks,
     tile_rows,
     tiles,
 )
+from crdist_postproc.reach import Lattice
+from crdist_postproc.rows import box_totals, fill_rows, statistics_rows, sum_rows
 from crdist_postproc.statistics import STATISTICS, significance_and_error, summarise
 
 __all__ = ["ProjectionMap", "SliceMap", "VolumeMap"]
@@ -88,6 +91,36 @@ class _Map(Product):
         return math.prod(block.shape) * self.depth * self.quantity.n_sample
 
     @property
+    def along(self) -> str:
+        """Axis that rows run along in the kernels."""
+        return self.axis
+
+    def place(self, block: Block) -> tuple[Any, ...]:
+        """Where a block lies: tiles with rows along the same axis together, neighbours close to each other."""
+        if block.kind == "native":
+            return super(_Map, self).place(block)
+        middles = (
+            (self.grid.axis(name).edges[start] + self.grid.axis(name).edges[stop]) / 2
+            for name, (start, stop) in zip(self.across, block.bounds, strict=True)
+        )
+        return 1, self.along, morton(*middles), self.name, block.index
+
+    def smallest_parts(self) -> tuple[list[Lattice], bool]:
+        """The points around the Sun, each alone, and whether the whole voxels around them are read."""
+        names = [*(name for name in "xyz" if name != self.along), self.along]
+        sun = dict(zip("xyz", self.grid.frame.sun_kpc, strict=True))
+        near = []
+        for name in names:
+            axis = self.grid.axis(name)
+            closest = min(max(math.floor((sun[name] - axis.lower_kpc) / axis.step), 0), axis.n - 1)
+            near.append(range(max(closest - 1, 0), min(closest + 2, axis.n)))
+        lattices = []
+        for i, j, k in itertools.product(*near):
+            row = lattice_of(self.grid, self.along, Block(self.name, 0, ((i, i + 1), (j, j + 1))))
+            lattices.append(row.part(((0, 1), (0, 1), (k, k + 1))))
+        return lattices, self.parts_per_cell > 0
+
+    @property
     def sampling(self) -> dict[str, Any]:
         """How voxels are sampled, for the attributes."""
         if not self.parts_per_cell:
@@ -109,6 +142,11 @@ class SliceMap(_Map):
 
     kind = "slice"
 
+    @property
+    def along(self) -> str:
+        """Rows run in the plane: kernels work on many points of a row at once."""
+        return self.across[1]
+
     def arrays(self) -> tuple[ArraySpec, ...]:
         """The arrays to create."""
         what = f"{self.quantity.long_name} at {self.axis} = {self._at:g} kpc"
@@ -122,15 +160,25 @@ class SliceMap(_Map):
         """Tiles of the plane."""
         return tiles(self.name, self.plane, self.quantity.n_sample, self.statistics_bytes(1))
 
-    def compute(self, block: Block, samples: Field, weight: Field | None) -> BlockResult:
+    def compute(self, block: Block, samples: Samples, weight: Samples | None) -> BlockResult:
         """Interpolate at the voxel centres of a tile."""
-        # Rows run in the plane: kernels work on many points of a row at once.
-        along = self.across[1]
+        along = self.along
         (first, last), bound = block.bounds[1], block.bounds[0]
         rows = Block(self.name, block.index, tuple((0, 1) if a == self.axis else bound for a in "xyz" if a != along))
         starts, step, order = tile_rows(self.grid, along, rows)
+        lattice = lattice_of(self.grid, along, rows)
+        lattice = lattice.part(((0, lattice.shape[0]), (0, lattice.shape[1]), (first, last)))
         covered = np.empty((len(starts), last - first), dtype=np.float32)
-        filled = fill_rows(samples, starts, step, last - first, first, splits=self.splits(along), coverage=covered)
+        filled = fill_rows(
+            samples,
+            starts,
+            step,
+            last - first,
+            first,
+            splits=self.splits(along),
+            coverage=covered,
+            lattice=lattice,
+        )
         values, coverage = (in_tile(part, order, (block.shape[0],)) for part in (filled, covered))
         return BlockResult(self.summary(values, coverage.astype(np.float64)))
 
@@ -189,12 +237,13 @@ class ProjectionMap(_Map):
         """Tiles are written; native pixels are summed."""
         return block.kind == "tile"
 
-    def compute(self, block: Block, samples: Field, weight: Field | None) -> BlockResult:
+    def compute(self, block: Block, samples: Samples, weight: Samples | None) -> BlockResult:
         """Integrate the columns of a tile, or the native cells of some pixels."""
         if block.kind == "native":
             return BlockResult(partial={"native": self._native_total(block, samples)})
         starts, step, order = tile_rows(self.grid, self.axis, block)
-        total, count = sum_rows(samples, starts, step, self.depth, splits=self.splits(self.axis))
+        lattice = lattice_of(self.grid, self.axis, block)
+        total, count = sum_rows(samples, starts, step, self.depth, self.splits(self.axis), lattice=lattice)
         total, count = in_tile(total, order, block.shape), in_tile(count, order, block.shape)
         cartesian = total.sum(axis=(0, 1)) * self.grid.voxel_volume
         # a column that misses the grid altogether is no measurement of nothing
@@ -245,7 +294,7 @@ class ProjectionMap(_Map):
         """Rays across a pixel, in each direction: about 0.2 deg apart, whatever the pixels' size."""
         return max(1, RAYS_NSIDE // self.native.nside)
 
-    def _native_total(self, block: Block, samples: Field) -> Array:
+    def _native_total(self, block: Block, samples: Samples) -> Array:
         import healpy
 
         nested = np.arange(*block.bounds[0])
@@ -300,12 +349,15 @@ class VolumeMap(_Map):
         found = tiles(self.name, self.plane, self.depth * n_sample, self.depth * per_voxel)
         return found
 
-    def compute(self, block: Block, samples: Field, weight: Field | None) -> BlockResult:
+    def compute(self, block: Block, samples: Samples, weight: Samples | None) -> BlockResult:
         """Interpolate in the voxels of a tile and reduce over samples."""
         starts, step, order = tile_rows(self.grid, "z", block)
         covered = np.empty((len(starts), self.depth), dtype=np.float32)
         if not self.per_sample and not self.quantiles:
-            rows = statistics_rows(samples, starts, step, self.depth, splits=self.splits("z"), coverage=covered)
+            lattice = lattice_of(self.grid, "z", block)
+            rows = statistics_rows(
+                samples, starts, step, self.depth, splits=self.splits("z"), coverage=covered, lattice=lattice
+            )
             mean, std = (in_tile(part, order, block.shape) for part in rows)
             significance, error = significance_and_error(mean, std, self.quantity.n_sample)
             arrays: dict[str, Array] = dict(zip(STATISTICS, (mean, std, significance, error), strict=True))
@@ -348,12 +400,15 @@ class VolumeMap(_Map):
         return replace(spec, inner_chunks=(*spec.inner_chunks[:-1], 1))
 
     def _with_samples(
-        self, block: Block, samples: Field, starts: Array, step: Array, order: Array, covered: Array
+        self, block: Block, samples: Samples, starts: Array, step: Array, order: Array, covered: Array
     ) -> dict[str, Array]:
         arrays: dict[str, Array] = {}
         at_once = max(1, ROWS_BYTES // (8 * self.depth * self.quantity.n_sample))
+        splits, lattice = self.splits("z"), lattice_of(self.grid, "z", block)
         for rows in iterate_rows(order, at_once):
-            values = fill_rows(samples, starts[rows], step, self.depth, splits=self.splits("z"), coverage=covered[rows])
+            values = fill_rows(
+                samples, starts[rows], step, self.depth, splits=splits, coverage=covered[rows], lattice=lattice
+            )
             piece: dict[str, Array] = dict(summarise(values, self.quantiles))
             if self.per_sample:
                 piece["per_sample"] = values

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from crdist_postproc.kernels.field import Field
-from crdist_postproc.kernels.rows import bin_rows, fill_rows
+from crdist_postproc.parts import Samples
 from crdist_postproc.products.base import Array, ArraySpec, Block, BlockResult, Coordinate, Product
+from crdist_postproc.rows import bin_rows, fill_rows
 
 __all__ = ["RadialMean", "VerticalMean", "fit_linear_decline"]
 
@@ -50,7 +50,7 @@ class _Profile(Product):
         """Blocks are sums over some columns; all arrays are written by the last step."""
         return False
 
-    def compute(self, block: Block, samples: Field, weight: Field | None) -> BlockResult:
+    def compute(self, block: Block, samples: Samples, weight: Samples | None) -> BlockResult:
         """Sum over the points of some columns."""
         points, bins, volumes = self._columns(block)
         heights, height_bins, spacing = self._heights()

@@ -9,8 +9,7 @@ import numpy as np
 
 from crdist.grids import SphericalGrid
 from crdist.units import integral_unit
-from crdist_postproc.kernels.field import Field
-from crdist_postproc.kernels.native import sight_lines
+from crdist_postproc.parts import Samples
 from crdist_postproc.products.base import (
     Array,
     ArraySpec,
@@ -20,6 +19,7 @@ from crdist_postproc.products.base import (
     Product,
     pixel_blocks,
 )
+from crdist_postproc.rows import sight_lines
 
 __all__ = ["SkyMap"]
 
@@ -74,7 +74,7 @@ class SkyMap(Product):
         """Ranges of pixels."""
         return pixel_blocks(self.name, self.native.n_pixel, self.native.n_shell * self.quantity.n_sample)
 
-    def compute(self, block: Block, samples: Field, weight: Field | None) -> BlockResult:
+    def compute(self, block: Block, samples: Samples, weight: Samples | None) -> BlockResult:
         """Integrate the lines of sight of some pixels."""
         import healpy
 
