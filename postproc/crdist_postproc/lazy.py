@@ -24,6 +24,7 @@ from crdist.schema import POSTERIOR_DIMS
 from crdist.units import integral_unit
 from crdist_postproc.kernels.field import Field, Inner, Method, ValueSpace, padded_samples
 from crdist_postproc.lazy_blocks import BlockReader, largest_block_bytes
+from crdist_postproc.lazy_conservative import project_conservatively, regrid_conservatively
 from crdist_postproc.lazy_tiles import project_tile, regrid_tile
 from crdist_postproc.parts import FieldInParts
 from crdist_postproc.products.base import BLOCK_WORK, Block, lattice_of, tile_rows, tiles
@@ -33,6 +34,7 @@ from crdist_postproc.sparse import Chunks
 __all__ = ["project", "regrid", "slice_plane", "spherical_grid_of"]
 
 AxisName = Literal["x", "y", "z"]
+Sampling = Literal["point", "conservative"]
 
 TILE_MEMORY = "256 MiB"
 
@@ -53,8 +55,9 @@ def regrid(
     method: Method = "linear",
     value_space: ValueSpace = "linear",
     inner: Inner = "extend",
+    sampling: Sampling = "point",
 ) -> xr.DataArray:
-    """The samples at the voxel centres of a Cartesian grid, lazily.
+    """The samples at the voxel centres of a Cartesian grid, or their means over its voxels, lazily.
 
     Parameters
     ----------
@@ -70,6 +73,10 @@ def regrid(
         Interpolate the values or their logarithms.
     inner : {"extend", "exclude"}
         Inside the first edge: the first shell's value, or NaN.
+    sampling : {"point", "conservative"}
+        ``point``: the value at a voxel's centre. ``conservative``: the mean over the part of the voxel inside the data,
+        of values constant in each of the source's cells (``method`` does not matter), such that all of every cell goes
+        somewhere: the mass of small and near clouds is kept. Some ten times the work.
 
     Returns
     -------
@@ -80,9 +87,14 @@ def regrid(
     ------
     GridError, SchemaError
         If the samples lack the coordinates that tell their grid.
+    RecipeError
+        If ``sampling`` is unknown, or conservative of logarithms or of samples that do not fit in a tile's memory.
     """
     source = _source(samples, method, value_space, inner)
     n_z, n_sample = grid.z.n, _n_sample(samples)
+    if _is_conservative(sampling, source, samples, value_space):
+        data = regrid_conservatively(source.field, spherical_grid_of(samples), grid, inner, n_sample)
+        return _wrap(data, samples, grid, ("x", "y", "z"), {"sampling": sampling})
     blocks = source.tiles("regrid", grid.shape[:2], n_z * n_sample, 8 * n_z * n_sample)
     data = _from_tiles(regrid_tile, source, grid, "z", (), blocks, (n_z, n_sample), np.float32)
     return _wrap(data, samples, grid, ("x", "y", "z"), {})
@@ -96,12 +108,13 @@ def project(
     method: Method = "linear",
     value_space: ValueSpace = "linear",
     inner: Inner = "extend",
+    sampling: Sampling = "point",
 ) -> xr.DataArray:
     """The samples integrated along an axis of a Cartesian grid, lazily and without a volume.
 
     Parameters
     ----------
-    samples, grid, method, value_space, inner
+    samples, grid, method, value_space, inner, sampling
         As for `regrid`. Space outside the data adds nothing; a column wholly outside is NaN.
     axis : {"x", "y", "z"}
 
@@ -117,7 +130,11 @@ def project(
     source = _source(samples, method, value_space, inner)
     n_sample = _n_sample(samples)
     blocks = source.tiles("project", plane, depth * n_sample, 16 * n_sample)
-    data = _from_tiles(project_tile, source, grid, axis, (axis, factor), blocks, (n_sample,), np.float64)
+    if _is_conservative(sampling, source, samples, value_space):
+        native = spherical_grid_of(samples)
+        data = project_conservatively(source.field, native, grid, inner, n_sample, axis, factor)
+    else:
+        data = _from_tiles(project_tile, source, grid, axis, (axis, factor), blocks, (n_sample,), np.float64)
     limits = [grid.axis(axis).lower_kpc, grid.axis(axis).upper_kpc]
     name = f"{_long_name(samples)} integrated over {axis}"
     return _wrap(
@@ -125,7 +142,8 @@ def project(
         samples,
         grid,
         tuple(across),
-        {"units": units, "long_name": name, "axis": axis, "limits_kpc": limits},
+        {"units": units, "long_name": name, "axis": axis, "limits_kpc": limits}
+        | ({"sampling": sampling} if sampling == "conservative" else {}),
     )
 
 
@@ -269,6 +287,25 @@ def _source(samples: xr.DataArray, method: Method, value_space: ValueSpace, inne
     )
     name = f"parts-{tokenize(array.name, grid.to_dict(), options, memory_bytes)}"
     return _Source(dask.delayed(parts, name=name, traverse=False), parts, reader, array.__dask_graph__())
+
+
+def _is_conservative(sampling: Sampling, source: _Source, samples: xr.DataArray, value_space: ValueSpace) -> bool:
+    """Whether a conservative regrid is asked for, which must be possible then."""
+    if sampling not in ("point", "conservative"):
+        raise RecipeError(f"sampling must be 'point' or 'conservative', got {sampling!r}")
+    if sampling == "point":
+        return False
+    if value_space != "linear":
+        raise RecipeError(f"sampling 'conservative' takes means of values, not in value_space {value_space!r}")
+    if source.parts is not None:
+        grid = source.parts.grid
+        size = 4 * grid.n_pixel * grid.n_shell * padded_samples(_n_sample(samples)) / 2**20
+        memory = source.parts.memory_bytes / 2**20
+        raise RecipeError(
+            f"sampling 'conservative' needs all samples in memory, {size:,.0f} MiB, but crdist.tile-memory of Dask's "
+            f"configuration is {memory:,.0f} MiB; raise it, or select fewer samples"
+        )
+    return True
 
 
 def _tile_memory() -> int:

@@ -16,8 +16,11 @@ from numba.core import types
 __all__ = [
     "add_four_vectors",
     "add_moments",
+    "add_sloped_vector",
     "add_vector",
+    "blend_rows",
     "blend_vector",
+    "look_up",
     "mix_vector",
     "prefer_wide_vectors",
     "prefetch",
@@ -214,3 +217,110 @@ def prefer_wide_vectors(typing_context: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), generate
+
+
+@intrinsic
+def add_sloped_vector(
+    typing_context: Any, lanes: Any, total: Any, values: Any, stride: Any, a: Any, b: Any, c: Any, d: Any
+) -> Any:
+    """Add a, b, c, d times the vectors of float32 at ``values`` and every ``stride`` bytes on to float64 ones."""
+    width = lanes.count
+    signature = types.void(lanes, *(types.int64,) * 3, *(types.float64,) * 4)
+
+    def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        _, to, from_, stride_, *weights = arguments
+        singles = ir.VectorType(ir.FloatType(), width)
+        doubles = ir.VectorType(ir.DoubleType(), width)
+        undefined = ir.Constant(doubles, ir.Undefined)
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
+        term = None
+        for weight in weights:
+            value = builder.load(builder.inttoptr(from_, singles.as_pointer()), align=4)
+            spread = builder.insert_element(undefined, weight, ir.IntType(32)(0))
+            part = builder.fmul(
+                builder.fpext(value, doubles), builder.shuffle_vector(spread, undefined, zeros), flags=FLAGS
+            )
+            term = part if term is None else builder.fadd(term, part, flags=FLAGS)
+            from_ = builder.add(from_, stride_)
+        place = builder.inttoptr(to, doubles.as_pointer())
+        builder.store(builder.fadd(builder.load(place, align=8), term, flags=FLAGS), place, align=8)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def blend_rows(
+    typing_context: Any,
+    lanes: Any,
+    target: Any,
+    centre: Any,
+    x: Any,
+    y: Any,
+    z: Any,
+    weights: Any,
+    step: Any,
+) -> Any:
+    """Store at ``target``, as float32, the weighted sum of seven vectors of float64.
+
+    They lie at the address ``centre``, x bytes before and behind it, y bytes and z bytes. The weights are float64, too,
+    at address ``weights`` and every ``step`` bytes on.
+    """
+    width = lanes.count
+    signature = types.void(lanes, *(types.int64,) * 7)
+
+    def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        _, to, centre_, *strides, weights_, step_ = arguments
+        double, vector = ir.DoubleType(), ir.VectorType(ir.DoubleType(), width)
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
+        undefined = ir.Constant(vector, ir.Undefined)
+        places = [centre_]
+        for stride in strides:
+            places += [builder.sub(centre_, stride), builder.add(centre_, stride)]
+        total = None
+        for place in places:
+            at = builder.inttoptr(weights_, double.as_pointer())
+            spread = builder.insert_element(undefined, builder.load(at, align=8), ir.IntType(32)(0))
+            value = builder.load(builder.inttoptr(place, vector.as_pointer()), align=8)
+            term = builder.fmul(value, builder.shuffle_vector(spread, undefined, zeros), flags=FLAGS)
+            weights_ = builder.add(weights_, step_)
+            total = term if total is None else builder.fadd(total, term, flags=FLAGS)
+        singles = ir.VectorType(ir.FloatType(), width)
+        builder.store(builder.fptrunc(total, singles), builder.inttoptr(to, singles.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def look_up(typing_context: Any, lanes: Any, target: Any, table: Any, places: Any) -> Any:
+    """Store at ``target`` the float64 of a table at address ``table`` whose places, whole float64, are at ``places``.
+
+    A loop that did so would store them one by one, and whoever loads them next as a vector would wait for that.
+    """
+    width = lanes.count
+    signature = types.void(lanes, *(types.int64,) * 3)
+
+    def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        _, to, table_, places_ = arguments
+        double, whole, bit = ir.DoubleType(), ir.IntType(64), ir.IntType(1)
+        doubles, wholes = ir.VectorType(double, width), ir.VectorType(whole, width)
+        pointers = ir.VectorType(double.as_pointer(), width)
+        undefined = ir.Constant(wholes, ir.Undefined)
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
+        begin = builder.shuffle_vector(builder.insert_element(undefined, table_, ir.IntType(32)(0)), undefined, zeros)
+        place = builder.load(builder.inttoptr(places_, doubles.as_pointer()), align=8)
+        offset = builder.shl(builder.fptosi(place, wholes), ir.Constant(wholes, [3] * width))
+        at = builder.inttoptr(builder.add(begin, offset), pointers)
+        mask = ir.VectorType(bit, width)
+        kind = ir.FunctionType(doubles, [pointers, ir.IntType(32), mask, doubles])
+        name = f"llvm.masked.gather.v{width}f64.v{width}p0"
+        function = builder.module.declare_intrinsic(name, (), kind)
+        found = builder.call(
+            function,
+            [at, ir.IntType(32)(8), ir.Constant(mask, [1] * width), ir.Constant(doubles, ir.Undefined)],
+        )
+        builder.store(found, builder.inttoptr(to, doubles.as_pointer()), align=8)
+        return context.get_dummy_value()
+
+    return signature, generate
