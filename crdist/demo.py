@@ -21,6 +21,8 @@ __all__ = ["run_demo", "run_gas_demo"]
 
 MARK = ".crdist-demo"
 
+SYNTHETIC = "synthetic (a model, not data)"
+
 PACKAGES = {"matplotlib": "dashboards", "jax": "inference", "nifty8": "inference", "h5py": "inference"}
 """What a demonstration needs beside the core, and the extra that has it."""
 
@@ -66,7 +68,7 @@ def run_demo(folder: Path, workers: Workers, infer: Callable[[Any, Path, bool], 
     plan = plan_run(done.folder.posterior, recipe, done.folder.products)
     compute_products(plan, done.folder.products, Place(), workers)
     print("3/3  the overview")
-    return overview_figure(done.folder.products, figure)
+    return overview_figure(done.folder.products, figure, note=SYNTHETIC)
 
 
 def run_gas_demo(folder: Path, workers: Workers) -> Path:
@@ -92,7 +94,7 @@ def run_gas_demo(folder: Path, workers: Workers) -> Path:
     print(f"3/4  crdist post {posterior} {products}")
     compute_products(plan_run(posterior, Recipe.default(), products), products, Place(), workers)
     print("4/4  the overview")
-    return overview_figure(products, folder / "overview.png")
+    return overview_figure(products, folder / "overview.png", note=SYNTHETIC)
 
 
 def _need(*packages: str) -> None:

@@ -29,7 +29,7 @@ class Update(Protocol):
     """Tell how far the work is."""
 
     def __call__(self, done: float, total: float, text: str = "") -> None:
-        """Report ``done`` of ``total``."""
+        """Report ``done`` of ``total``; another total, or less done, begins another stage with a time of its own."""
 
 
 @contextmanager
@@ -73,21 +73,38 @@ def _bar(what: str) -> Iterator[Update]:
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(what, total=None, text="")
+        stage = _Stages()
 
         def update(done: float, total: float, text: str = "") -> None:
+            if stage.begins(done, total):
+                progress.reset(task)
             progress.update(task, completed=done, total=total, text=text)
 
         yield update
+
+
+class _Stages:
+    """Tells where work of several stages begins with the next one."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[float, float] | None = None
+
+    def begins(self, done: float, total: float) -> bool:
+        seen, self._seen = self._seen, (done, total)
+        return seen is not None and (total != seen[1] or done < seen[0])
 
 
 def _lines(what: str) -> Update:
     started = time.monotonic()
     last = started
     before: float | None = None
+    stage = _Stages()
 
     def update(done: float, total: float, text: str = "") -> None:
-        nonlocal last, before
+        nonlocal started, last, before
         now = time.monotonic()
+        if stage.begins(done, total):
+            started, before = now, None
         if before is None:
             # work that an earlier run has done says nothing of this one's speed
             before = done

@@ -25,7 +25,7 @@ SKY_ROWS = 700
 """Height of a raster of the sky."""
 
 
-def overview_figure(products: str | Path, out: str | Path, *, dpi: int = 300) -> Path:
+def overview_figure(products: str | Path, out: str | Path, *, dpi: int = 300, note: str = "") -> Path:
     """Draw what a products store holds as one figure, 180 mm wide.
 
     Rows, as far as the store has them: the slice nearest to the mid-plane, the projections face-on and
@@ -40,6 +40,8 @@ def overview_figure(products: str | Path, out: str | Path, *, dpi: int = 300) ->
         File to write; its suffix, .png, .svg or .pdf, is the format. It is replaced if it exists.
     dpi : int
         Resolution of the maps.
+    note : str
+        What a reader must know of the samples, before all else below the title.
 
     Returns
     -------
@@ -61,7 +63,7 @@ def overview_figure(products: str | Path, out: str | Path, *, dpi: int = 300) ->
 
     source = ProductsSource(products)
     with print_settings(AA):
-        figure = _draw(source)
+        figure = _draw(source, note)
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_name(f".{target.name}.{os.getpid()}{suffix}")
         try:
@@ -72,7 +74,7 @@ def overview_figure(products: str | Path, out: str | Path, *, dpi: int = 300) ->
     return target
 
 
-def _draw(source: ProductsSource) -> Figure:
+def _draw(source: ProductsSource, note: str) -> Figure:
     from crdist_dashboards.figures.layout import lay_out
     from crdist_dashboards.render.matplotlib import AA
 
@@ -83,6 +85,7 @@ def _draw(source: ProductsSource) -> Figure:
     name, frame = source.quantity.long_name, source.frame
     unfinished = "" if source.status == "complete" else " (unfinished run)"
     notes = [
+        *([note] if note else []),
         f"{source.n_sample} posterior samples",
         f"{frame.name.capitalize()} frame, R₀ = {frame.r0_kpc:g} kpc, Sun at z = {1e3 * frame.z_sun_kpc:g} pc",
     ]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crdist import progress
-from crdist.progress import ProgressFile, RecordedProgress, read_progress
+from crdist.progress import ProgressFile, RecordedProgress, read_progress, reporting
 
 
 def test_what_is_told_can_be_read(tmp_path):
@@ -44,6 +44,21 @@ def test_the_longest_step_is_known(tmp_path, monkeypatch):
         file.tell("points", done, 4)
     assert read_progress(path).longest_seconds == 7.5
     assert read_progress(path).updated == 1017.5
+
+
+def test_each_stage_has_a_time_of_its_own(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with reporting("infer") as update:
+        for done in range(0, 5):
+            update(done, 4, "points")
+            now[0] += 70.0
+        update(0, 10, "iterations")
+        now[0] += 80.0
+        update(4, 10, "iterations")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "infer: 25% after 70 s, 210 s left  points"
+    assert lines[-1] == "infer: 40% after 80 s, 120 s left  iterations"
 
 
 def test_a_new_part_counts_anew(tmp_path):
