@@ -105,6 +105,23 @@ def test_edges_follow_their_rules(rng):
     np.testing.assert_array_equal(exclude[2:], extend[2:])
 
 
+@pytest.mark.parametrize("nside", [1, 4, 32])
+@pytest.mark.parametrize("method", ["linear", "nearest"])
+def test_the_sun_itself_lies_in_a_cell_of_the_first_shell(nside, method):
+    """North of the Sun, as for queries; a point there has no direction, and once was looked for beyond the cells."""
+    grid = SphericalGrid.log_spaced(nside, 5, 0.1, 2.0, "ring")
+    samples = (1.0 + np.arange(grid.n_pixel * 5).reshape(-1, 5, 1)).repeat(2, axis=2)
+    field = Field.from_samples(samples, grid, method=method)
+    for step in np.eye(3) * 0.3:
+        values = fill_rows(field, np.array([-step]), step, 3)
+        expected = samples[:4, 0, 0].mean() if method == "linear" else samples[:4, 0, 0]
+        assert np.isclose(values[0, 1, 0], expected).any()
+        assert np.isfinite(values).all()
+        if method == "linear":
+            _, std = statistics_rows(field, np.array([-step]), step, 3)
+            assert std[0, 1] == 0
+
+
 def test_log_space_interpolates_logarithms(rng):
     grid = SphericalGrid.log_spaced(4, 8, 0.1, 10.0)
     samples = np.exp(rng.normal(size=(grid.n_pixel, 8, 5), scale=3)).astype(np.float32)

@@ -18,6 +18,9 @@ INNER, OUTER, STRETCH, PART_OF_CHUNK, PART_OF_LN_R = range(5)
 DEEPEST = 256
 """Room for boxes that wait, more than halving three axes of 2^31 points needs."""
 
+ROUNDING = 1e-12
+"""Points may lie this far from where they are said to be, kpc: in the Sun itself, all directions are as good."""
+
 
 @njit(cache=True, nogil=True)
 def mark_box(
@@ -74,7 +77,7 @@ def mark_box(
             y += middle * steps[axis, 1]
             z += middle * steps[axis, 2]
             radius += (0.5 * (box[axis, 1] - box[axis, 0] - 1) * lengths[axis]) ** 2
-        radius = math.sqrt(radius) + around
+        radius = math.sqrt(radius) + around + ROUNDING
         distance = math.sqrt(x * x + y * y + z * z)
         near = max(distance - radius, 0.0) / radial[STRETCH]
         far = (distance + radius) * radial[STRETCH]

@@ -125,10 +125,11 @@ def _spherical_coordinates(starts, row, step, first, layout, radial, scratch):
         scratch[COLATITUDE * TILE + k] = math.pi - polar if z < 0.0 else polar
         scratch[TURN * TILE + k] = turn * (1.0 / TWO_PI)
         scratch[LN_R * TILE + k] = 0.5 * log(r2 + 1e-200)
-        cos = z * (around * upward * inverse)
+        # the Sun itself lies north of the Sun, as its colatitude says, too
+        cos = (z + TINY) * (around * upward * inverse)
         # In the caps nside sqrt(3 (1 - |cos|)), written without the cancellation near the poles.
         cap = SQRT_6 * nside * sin_small(0.5 * polar)
-        ring = cap if z > 0.0 else 4.0 * nside - cap
+        ring = cap if z >= 0.0 else 4.0 * nside - cap
         scratch[RING * TILE + k] = nside * (2.0 - 1.5 * cos) if abs(cos) <= 2.0 / 3.0 else ring
         scratch[SHELL * TILE + k] = -1.0 if r2 > r2_outer or r2 < r2_inner else 0.0
 
