@@ -24,7 +24,7 @@ from crdist_dashboards.lru import PLANES
 from crdist_dashboards.products import ProductsSource
 from crdist_postproc.output import RunFolder, create_products, declare_complete, write_block
 from crdist_postproc.products.base import ArraySpec, Block, BlockResult, Quantity
-from crdist_postproc.products.maps import BY_PLANE, VolumeMap
+from crdist_postproc.products.volume import BY_PLANE, VolumeMap
 from crdist_postproc.statistics import STATISTICS, significance_and_error
 
 HALF_KPC = (20.0, 20.0, 3.0)

@@ -7,7 +7,8 @@ from crdist.grids import Axis, CartesianGrid, SphericalGrid
 from crdist_postproc.output import RunFolder, create_products, declare_complete, write_block, write_last_step
 from crdist_postproc.products import base
 from crdist_postproc.products.base import BlockResult, Quantity
-from crdist_postproc.products.maps import BY_PLANE, ProjectionMap, SliceMap, VolumeMap
+from crdist_postproc.products.maps import ProjectionMap, SliceMap
+from crdist_postproc.products.volume import BY_PLANE, VolumeMap
 from crdist_postproc.statistics import summarise
 
 N_SAMPLE = 6

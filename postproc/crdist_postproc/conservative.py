@@ -8,7 +8,7 @@ grids alone, and so does a `ConservativePlan`; the tiles of the target can then 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,26 @@ import numpy.typing as npt
 from crdist.errors import GridError
 from crdist.grids import CartesianGrid, SphericalGrid
 from crdist_postproc.kernels.ball import ball_volumes
-from crdist_postproc.kernels.deposit import box_volume, deposit, row_length
-from crdist_postproc.kernels.field import EXTEND, LOG, NSIDE, Field, Inner
+from crdist_postproc.kernels.deposit import box_volume, row_length
+from crdist_postproc.kernels.field import EXTEND, LOG, N_PADDED, NSIDE, Field, Inner
 from crdist_postproc.kernels.ray_sets import Box, Rays
 from crdist_postproc.kernels.ray_walk import ABREAST
 from crdist_postproc.kernels.upwind import move
+from crdist_postproc.parts import FieldInParts, Samples
+from crdist_postproc.rows import deposit
 from crdist_postproc.volume_flux import Floats, Interfaces, face_areas, inner_fluxes, interface_fluxes, spread
 
-__all__ = ["ConservativePlan", "conservative_plan", "deposit_tile"]
+__all__ = [
+    "ConservativePlan",
+    "conservative_plan",
+    "deposit_tile",
+    "deposit_tiles",
+    "rays_between",
+    "tile_box",
+    "tile_bytes",
+    "tile_region",
+    "waiting_bytes",
+]
 
 TILE = 32
 """Voxels along a tile's side. Tiles are laid from the grid's first voxel on: another number gives other roundings."""
@@ -68,29 +80,7 @@ class ConservativePlan:
         GridError
             If there is no such tile.
         """
-        if len(tile) != 3 or not all(0 <= place < n for place, n in zip(tile, self.shape, strict=True)):
-            raise GridError(f"tile {tuple(tile)} is not one of {' x '.join(map(str, self.shape))}")
-        x, y, z = (
-            slice(TILE * place, min(TILE * (place + 1), n))
-            for place, n in zip(tile, self.rays.target.shape, strict=True)
-        )
-        return x, y, z
-
-    def tile_bytes(self, n_padded: int) -> int:
-        """Upper bound on the memory of `deposit_tile`, beside the field and the plan.
-
-        Parameters
-        ----------
-        n_padded : int
-            Samples, rounded up as in the field.
-        """
-        voxels = (TILE + 2) ** 3
-        n_shell = self.rays.native.n_shell
-        # the pixels that rays come from, all of them where the Sun is in the tile; second order needs their neighbours
-        pixels = 320 * self.rays.native.n_pixel
-        slopes = 16 * ABREAST * n_padded * n_shell
-        segments = 32 * ABREAST * (n_shell + 3 * TILE + 64)
-        return voxels * (8 * row_length(n_padded) + 4 * n_padded + 20 * 8) + pixels + slopes + segments
+        return tile_region(self.rays.target, tile)
 
 
 def conservative_plan(
@@ -128,17 +118,8 @@ def conservative_plan(
     >>> plan.shape
     (2, 2, 2)
     """
-    if not rays_per_voxel >= 1.0:
-        raise GridError(f"rays_per_voxel must be at least 1, got {rays_per_voxel:g}; give 2, or 1.5 to be quicker")
-    rays = Rays(native, target, inner, float(rays_per_voxel))
-    nothing = np.zeros(0)
-    plan = ConservativePlan(rays, (nothing, nothing, nothing))
-    n_tile = math.prod(plan.shape)
-    if n_tile > MAX_TILES:
-        raise GridError(
-            f"{' x '.join(map(str, target.shape))} voxels are {n_tile:,} tiles, more than the {MAX_TILES:,} that a "
-            "conservative regrid takes at once; choose larger voxels or a smaller box"
-        )
+    plan = _without_fluxes(native, target, inner, rays_per_voxel)
+    rays = plan.rays
     missing = np.zeros(plan.shape)
     for tile in plan.tiles():
         region = plan.region(tile)
@@ -154,8 +135,52 @@ def conservative_plan(
     return ConservativePlan(rays, interface_fluxes(missing, areas, sides))
 
 
+def rays_between(native: SphericalGrid, target: CartesianGrid, inner: Inner = "extend") -> Rays:
+    """The rays of `conservative_plan`, without a plan; raises the same errors."""
+    rays = _without_fluxes(native, target, inner, RAYS_PER_VOXEL).rays
+    rays.tables()
+    return rays
+
+
+def tile_region(target: CartesianGrid, tile: Tile) -> tuple[slice, slice, slice]:
+    """The voxels of a tile.
+
+    Raises
+    ------
+    GridError
+        If there is no such tile.
+    """
+    if len(tile) != 3 or not all(0 <= TILE * place < n for place, n in zip(tile, target.shape, strict=True)):
+        tiles = " x ".join(str(-(-n // TILE)) for n in target.shape)
+        raise GridError(f"tile {tuple(tile)} is not one of {tiles}")
+    x, y, z = (slice(TILE * place, min(TILE * (place + 1), n)) for place, n in zip(tile, target.shape, strict=True))
+    return x, y, z
+
+
+def tile_box(target: CartesianGrid, tile: Tile) -> Box:
+    """The voxels of a tile and those around it: what cells are handed out to."""
+    return _box(tile_region(target, tile), 1)
+
+
+def tile_bytes(native: SphericalGrid, n_padded: int) -> int:
+    """Upper bound on the memory of `deposit_tile`, beside the samples and the plan.
+
+    Parameters
+    ----------
+    native : SphericalGrid
+    n_padded : int
+        Samples, rounded up as in the field.
+    """
+    voxels = (TILE + 2) ** 3
+    # the pixels that rays come from, all of them where the Sun is in the tile; second order needs their neighbours
+    pixels = 320 * native.n_pixel
+    slopes = 16 * ABREAST * n_padded * native.n_shell
+    segments = 32 * ABREAST * (native.n_shell + 3 * TILE + 64)
+    return voxels * (8 * row_length(n_padded) + 4 * n_padded + 20 * 8) + pixels + slopes + segments
+
+
 def deposit_tile(
-    field: Field,
+    samples: Samples,
     plan: ConservativePlan,
     tile: Tile,
     *,
@@ -165,8 +190,8 @@ def deposit_tile(
 
     Parameters
     ----------
-    field : Field
-        Samples on the plan's native grid, not their logarithms, laid out with its ``inner``.
+    samples : Field or FieldInParts
+        On the plan's native grid, not their logarithms, laid out with its ``inner``.
     plan : ConservativePlan
     tile : tuple of int
         Place of the tile along x, y and z.
@@ -185,25 +210,53 @@ def deposit_tile(
     Raises
     ------
     GridError
-        If the field is of another grid than the plan, or holds logarithms.
+        If the samples are of another grid than the plan, or logarithms.
 
     Notes
     -----
-    What a tile gets does not depend on others. Memory: `ConservativePlan.tile_bytes`.
+    What a tile gets does not depend on others, nor on what part of the samples is in memory at a time. Memory:
+    `tile_bytes`.
+    """
+    return next(deposit_tiles(samples, plan, [tile], order=order))
+
+
+def deposit_tiles(
+    samples: Samples, plan: ConservativePlan, tiles: Sequence[Tile], *, order: int = 1
+) -> Iterator[tuple[npt.NDArray[np.float32], Floats]]:
+    """`deposit_tile` of several tiles; samples that are read part by part are read once for all of them.
+
+    Notes
+    -----
+    For such samples `waiting_bytes` of memory are taken besides for each tile.
     """
     rays = plan.rays
-    region = plan.region(tile)
-    _check(field, rays, order)
-    shape = tuple(part.stop - part.start for part in region)
-    n_padded = field.values.shape[2]
+    template = samples.template if isinstance(samples, FieldInParts) else samples
+    n_shell = samples.grid.n_shell if isinstance(samples, FieldInParts) else samples.values.shape[1]
+    _check(template, n_shell, rays, order)
+    volumes = [_volumes(rays, _planes(rays, plan.region(tile))) for tile in tiles]
+    boxes = [tile_box(rays.target, tile) for tile, volume in zip(tiles, volumes, strict=True) if volume.any()]
+    rows = deposit(rays, samples, boxes, second_order=order == 2)
+    for tile, volume in zip(tiles, volumes, strict=True):
+        yield _balanced(next(rows) if volume.any() else None, template, plan, tile, volume)
+
+
+def waiting_bytes(n_padded: int) -> int:
+    """Memory of a tile among several of `deposit_tiles`."""
+    return int((TILE + 2) ** 3 * 8 * row_length(n_padded) + 8 * TILE**3)
+
+
+def _balanced(
+    rows: Floats | None, field: Field, plan: ConservativePlan, tile: Tile, volumes: Floats
+) -> tuple[npt.NDArray[np.float32], Floats]:
+    """Move what rays have left in a tile until each voxel holds as much as lies inside the grid."""
+    n_sample, n_padded = field.n_sample, int(field.layout[N_PADDED])
+    shape = volumes.shape
     values = np.empty((*shape, n_padded), dtype=np.float32)
     coverage = np.zeros(shape)
-    volumes = _volumes(rays, _planes(rays, region))
-    whole = bool((volumes == 1.0).all())
-    if not volumes.any():
+    if rows is None:
         values[...] = np.nan
-        return values[..., : field.n_sample], coverage
-    rows = deposit(rays, field, _box(region, 1), second_order=order == 2)
+        return values[..., :n_sample], coverage
+    whole = bool((volumes == 1.0).all())
     held = np.ascontiguousarray(rows[..., n_padded])
     faces = []
     for axis in range(3):
@@ -219,18 +272,34 @@ def deposit_tile(
         faces.append((pair[0], pair[1]))
     fluxes, potential = inner_fluxes(None if whole else volumes, held[1:-1, 1:-1, 1:-1], faces)
     move(field.lanes, rows, *fluxes, potential, values, coverage)
-    return values[..., : field.n_sample], coverage
+    return values[..., :n_sample], coverage
 
 
-def _check(field: Field, rays: Rays, order: int) -> None:
+def _without_fluxes(
+    native: SphericalGrid, target: CartesianGrid, inner: Inner, rays_per_voxel: float
+) -> ConservativePlan:
+    if not rays_per_voxel >= 1.0:
+        raise GridError(f"rays_per_voxel must be at least 1, got {rays_per_voxel:g}; give 2, or 1.5 to be quicker")
+    nothing = np.zeros(0)
+    plan = ConservativePlan(Rays(native, target, inner, float(rays_per_voxel)), (nothing, nothing, nothing))
+    n_tile = math.prod(plan.shape)
+    if n_tile > MAX_TILES:
+        raise GridError(
+            f"{' x '.join(map(str, target.shape))} voxels are {n_tile:,} tiles, more than the {MAX_TILES:,} that a "
+            "conservative regrid takes at once; choose larger voxels or a smaller box"
+        )
+    return plan
+
+
+def _check(field: Field, n_shell: int, rays: Rays, order: int) -> None:
     if order not in (1, 2):
         raise GridError(f"order must be 1 or 2, got {order}")
     if field.layout[LOG]:
         raise GridError("a conservative regrid takes the samples themselves; lay the field out in value_space 'linear'")
     native = rays.native
-    if field.layout[NSIDE] != native.nside or field.values.shape[1] != native.n_shell:
+    if field.layout[NSIDE] != native.nside or n_shell != native.n_shell:
         raise GridError(
-            f"the field has nside {field.layout[NSIDE]} and {field.values.shape[1]} shells, "
+            f"the field has nside {field.layout[NSIDE]} and {n_shell} shells, "
             f"the plan nside {native.nside} and {native.n_shell}"
         )
     if bool(field.layout[EXTEND]) != (rays.inner == "extend"):

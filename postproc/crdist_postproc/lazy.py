@@ -11,7 +11,7 @@ they are made from. Chunks so large that few of them fit are no help: of such sa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,10 +22,16 @@ from crdist.errors import GridError, RecipeError, SchemaError
 from crdist.grids import Axis, CartesianGrid, SphericalGrid
 from crdist.schema import POSTERIOR_DIMS
 from crdist.units import integral_unit
+from crdist_postproc.conservative import TILE, conservative_plan, rays_between
+from crdist_postproc.conservative_blocks import COST, block_chunks
 from crdist_postproc.kernels.field import Field, Inner, Method, ValueSpace, padded_samples
 from crdist_postproc.lazy_blocks import BlockReader, largest_block_bytes
-from crdist_postproc.lazy_conservative import project_conservatively, regrid_conservatively
-from crdist_postproc.lazy_tiles import project_tile, regrid_tile
+from crdist_postproc.lazy_tiles import (
+    project_conservative_tile,
+    project_tile,
+    regrid_conservative_tile,
+    regrid_tile,
+)
 from crdist_postproc.parts import FieldInParts
 from crdist_postproc.products.base import BLOCK_WORK, Block, lattice_of, tile_rows, tiles
 from crdist_postproc.reach import Reach
@@ -35,6 +41,7 @@ __all__ = ["project", "regrid", "slice_plane", "spherical_grid_of"]
 
 AxisName = Literal["x", "y", "z"]
 Sampling = Literal["point", "conservative"]
+Order = Literal[1, 2]
 
 TILE_MEMORY = "256 MiB"
 
@@ -56,6 +63,7 @@ def regrid(
     value_space: ValueSpace = "linear",
     inner: Inner = "extend",
     sampling: Sampling = "point",
+    order: Order = 1,
 ) -> xr.DataArray:
     """The samples at the voxel centres of a Cartesian grid, or their means over its voxels, lazily.
 
@@ -75,8 +83,11 @@ def regrid(
         Inside the first edge: the first shell's value, or NaN.
     sampling : {"point", "conservative"}
         ``point``: the value at a voxel's centre. ``conservative``: the mean over the part of the voxel inside the data,
-        of values constant in each of the source's cells (``method`` does not matter), such that all of every cell goes
+        of all that the source's cells have in it (``method`` does not matter), such that all of every cell goes
         somewhere: the mass of small and near clouds is kept. Some ten times the work.
+    order : {1, 2}
+        With ``conservative``, whether a cell has one value, or slopes that make no new extremes: sharper where cells
+        are large, for twice the work.
 
     Returns
     -------
@@ -88,16 +99,22 @@ def regrid(
     GridError, SchemaError
         If the samples lack the coordinates that tell their grid.
     RecipeError
-        If ``sampling`` is unknown, or conservative of logarithms or of samples that do not fit in a tile's memory.
+        If ``sampling`` or ``order`` is unknown, or sampling conservative of logarithms.
     """
+    conservative = _is_conservative(sampling, order, value_space)
     source = _source(samples, method, value_space, inner)
     n_z, n_sample = grid.z.n, _n_sample(samples)
-    if _is_conservative(sampling, source, samples, value_space):
-        data = regrid_conservatively(source.field, spherical_grid_of(samples), grid, inner, n_sample)
-        return _wrap(data, samples, grid, ("x", "y", "z"), {"sampling": sampling})
-    blocks = source.tiles("regrid", grid.shape[:2], n_z * n_sample, 8 * n_z * n_sample)
-    data = _from_tiles(regrid_tile, source, grid, "z", (), blocks, (n_z, n_sample), np.float32)
-    return _wrap(data, samples, grid, ("x", "y", "z"), {})
+    compute: Callable[..., npt.NDArray[Any]] = regrid_tile
+    options: tuple[Any, ...] = ()
+    unit = 1
+    if conservative:
+        native = spherical_grid_of(samples)
+        source = replace(source, conservative=(native, inner))
+        compute, options, unit = regrid_conservative_tile, (_plan(native, grid, inner), order), TILE
+    work = n_z * n_sample * (COST * order if conservative else 1)
+    blocks = source.tiles("regrid", grid.shape[:2], work, 8 * n_z * n_sample, unit)
+    data = _from_tiles(compute, source, grid, "z", options, blocks, (n_z, n_sample), np.float32)
+    return _wrap(data, samples, grid, ("x", "y", "z"), _sampling_attrs(sampling, order))
 
 
 def project(
@@ -109,12 +126,13 @@ def project(
     value_space: ValueSpace = "linear",
     inner: Inner = "extend",
     sampling: Sampling = "point",
+    order: Order = 1,
 ) -> xr.DataArray:
     """The samples integrated along an axis of a Cartesian grid, lazily and without a volume.
 
     Parameters
     ----------
-    samples, grid, method, value_space, inner, sampling
+    samples, grid, method, value_space, inner, sampling, order
         As for `regrid`. Space outside the data adds nothing; a column wholly outside is NaN.
     axis : {"x", "y", "z"}
 
@@ -127,14 +145,20 @@ def project(
     plane = (grid.axis(across[0]).n, grid.axis(across[1]).n)
     depth = grid.axis(axis).n
     units, factor = integral_unit(_units(samples))
+    conservative = _is_conservative(sampling, order, value_space)
     source = _source(samples, method, value_space, inner)
     n_sample = _n_sample(samples)
-    blocks = source.tiles("project", plane, depth * n_sample, 16 * n_sample)
-    if _is_conservative(sampling, source, samples, value_space):
+    compute: Callable[..., npt.NDArray[Any]] = project_tile
+    options: tuple[Any, ...] = (axis, factor)
+    unit = 1
+    if conservative:
         native = spherical_grid_of(samples)
-        data = project_conservatively(source.field, native, grid, inner, n_sample, axis, factor)
-    else:
-        data = _from_tiles(project_tile, source, grid, axis, (axis, factor), blocks, (n_sample,), np.float64)
+        source = replace(source, conservative=(native, inner))
+        compute, unit = project_conservative_tile, TILE
+        options = (*options, _plan(native, grid, inner), order)
+    work = depth * n_sample * (COST * order if conservative else 1)
+    blocks = source.tiles("project", plane, work, 16 * n_sample, unit)
+    data = _from_tiles(compute, source, grid, axis, options, blocks, (n_sample,), np.float64)
     limits = [grid.axis(axis).lower_kpc, grid.axis(axis).upper_kpc]
     name = f"{_long_name(samples)} integrated over {axis}"
     return _wrap(
@@ -142,8 +166,7 @@ def project(
         samples,
         grid,
         tuple(across),
-        {"units": units, "long_name": name, "axis": axis, "limits_kpc": limits}
-        | ({"sampling": sampling} if sampling == "conservative" else {}),
+        {"units": units, "long_name": name, "axis": axis, "limits_kpc": limits, **_sampling_attrs(sampling, order)},
     )
 
 
@@ -236,13 +259,17 @@ class _Source:
     """Of its chunks."""
     graph: Any = None
     """Of the samples, for what Dask computes of them."""
+    conservative: tuple[SphericalGrid, Inner] | None = None
+    """Grid and inner edge of the samples, if they are handed out to voxels rather than interpolated."""
 
-    def tiles(self, product: str, plane: tuple[int, int], work_per_row: int, bytes_per_row: int) -> tuple[Block, ...]:
+    def tiles(
+        self, product: str, plane: tuple[int, int], work_per_row: int, bytes_per_row: int, unit: int
+    ) -> tuple[Block, ...]:
         """The tiles of a plane of rows."""
         if self.parts is not None:
             rows = max(plane[0] * plane[1] // TILES, ROWS)
             work_per_row = max(work_per_row, BLOCK_WORK // rows)
-        return tiles(product, plane, work_per_row, bytes_per_row)
+        return tiles(product, plane, work_per_row, bytes_per_row, unit)
 
     def results(self, grid: CartesianGrid, along: str, block: Block) -> dict[Any, Any]:
         """What Dask computes of the samples for a tile, by its key, lazily."""
@@ -250,8 +277,12 @@ class _Source:
 
         if self.parts is None or self.reader is None or not self.reader.shared:
             return {}
-        starts, step, _ = tile_rows(grid, along, block)
-        wanted = self.parts.reached(lattice_of(grid, along, block), starts, step)
+        if self.conservative is not None:
+            native, inner = self.conservative
+            wanted = block_chunks(self.parts, rays_between(native, grid, inner), "xyz".index(along), block.bounds)
+        else:
+            starts, step, _ = tile_rows(grid, along, block)
+            wanted = self.parts.reached(lattice_of(grid, along, block), starts, step)
         keys = {key for place in np.argwhere(wanted).tolist() for key in self.reader.shared_by(*place)}
         return {key: Delayed(key, self.graph, layer=self.reader.name) for key in sorted(keys, key=str)}
 
@@ -289,23 +320,28 @@ def _source(samples: xr.DataArray, method: Method, value_space: ValueSpace, inne
     return _Source(dask.delayed(parts, name=name, traverse=False), parts, reader, array.__dask_graph__())
 
 
-def _is_conservative(sampling: Sampling, source: _Source, samples: xr.DataArray, value_space: ValueSpace) -> bool:
+def _is_conservative(sampling: Sampling, order: Order, value_space: ValueSpace) -> bool:
     """Whether a conservative regrid is asked for, which must be possible then."""
     if sampling not in ("point", "conservative"):
         raise RecipeError(f"sampling must be 'point' or 'conservative', got {sampling!r}")
     if sampling == "point":
         return False
+    if order not in (1, 2):
+        raise RecipeError(f"order must be 1 or 2, got {order!r}")
     if value_space != "linear":
         raise RecipeError(f"sampling 'conservative' takes means of values, not in value_space {value_space!r}")
-    if source.parts is not None:
-        grid = source.parts.grid
-        size = 4 * grid.n_pixel * grid.n_shell * padded_samples(_n_sample(samples)) / 2**20
-        memory = source.parts.memory_bytes / 2**20
-        raise RecipeError(
-            f"sampling 'conservative' needs all samples in memory, {size:,.0f} MiB, but crdist.tile-memory of Dask's "
-            f"configuration is {memory:,.0f} MiB; raise it, or select fewer samples"
-        )
     return True
+
+
+def _sampling_attrs(sampling: Sampling, order: Order) -> dict[str, Any]:
+    return {"sampling": sampling, "order": order} if sampling == "conservative" else {}
+
+
+def _plan(native: SphericalGrid, grid: CartesianGrid, inner: Inner) -> Any:
+    """A Delayed plan: equal calls share it."""
+    import dask
+
+    return dask.delayed(conservative_plan, pure=True)(native, grid, inner=inner)
 
 
 def _tile_memory() -> int:

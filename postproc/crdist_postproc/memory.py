@@ -26,9 +26,10 @@ READING = 5
 """Of each thread that reads a chunk, memory in chunks: encoded and decoded, and what the allocator keeps of them."""
 
 
-def overhead_bytes(header: PosteriorHeader, source: Source, threads: int) -> int:
-    """What reading part by part takes beside the parts and the chunks that are kept."""
-    return TABLE_BYTES * header.grid.n_pixel + threads * READING * _chunk_bytes(header, source)
+def overhead_bytes(header: PosteriorHeader, source: Source, jobs: Sequence[Job], threads: int) -> int:
+    """What reading part by part takes beside the parts and the chunks that are kept; arguments as of `least_memory`."""
+    waiting = max((job.product.in_parts_bytes() for job in jobs), default=0)
+    return TABLE_BYTES * header.grid.n_pixel + threads * (READING * _chunk_bytes(header, source) + waiting)
 
 
 def least_memory(header: PosteriorHeader, source: Source, jobs: Sequence[Job], threads: int) -> InParts:

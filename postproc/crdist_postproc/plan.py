@@ -143,7 +143,7 @@ class RunPlan:
         whole = {source: field_bytes(headers[source], source) for source in self.sources}
         readers = {source: [job for job in self.jobs if source in (job.source, job.weight)] for source in self.sources}
         least = {source: least_memory(headers[source], source, readers[source], threads) for source in self.sources}
-        extra = {source: overhead_bytes(headers[source], source, threads) for source in self.sources}
+        extra = {source: overhead_bytes(headers[source], source, readers[source], threads) for source in self.sources}
         others = self.peak_bytes(threads) - self.source_bytes
         shares = share_memory(whole, least, have - others - sum(extra.values()), threads)
         if shares is None:

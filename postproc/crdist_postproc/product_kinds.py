@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, SerializeAsAny, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator
 
-from crdist.errors import RecipeError, SchemaError
+from crdist.errors import GridError, RecipeError, SchemaError
 from crdist.grids import CartesianGrid, SphericalGrid
 from crdist.plugins import PluginTable
 from crdist_postproc.recipe_products import (
@@ -120,7 +120,7 @@ def _projection(asked: ProjectionProduct, request: ProductRequest) -> Job:
 
 
 def _volume(asked: VolumeProduct, request: ProductRequest) -> Job:
-    from crdist_postproc.products.maps import VolumeMap
+    from crdist_postproc.products.volume import VolumeMap
 
     return Job(VolumeMap(**_voxels(asked, request)), request.source)
 
@@ -213,11 +213,20 @@ AnyProduct = Annotated[
 
 def _voxels(asked: VoxelSettings, request: ProductRequest) -> dict[str, Any]:
     """What products of voxels are made with."""
+    grid = _reached(asked.grid(request.recipe), request.native, asked.name, request.extend)
+    if asked.sampling == "conservative":
+        from crdist_postproc.conservative import rays_between
+
+        try:
+            rays_between(request.native, grid, request.recipe.inner)
+        except GridError as error:
+            raise RecipeError(f"products.{asked.name}: {error}, or use sampling: adaptive") from error
     return {
         **request.common(asked),
-        "grid": _reached(asked.grid(request.recipe), request.native, asked.name, request.extend),
+        "grid": grid,
         "native": request.native,
         "parts_per_cell": asked.parts_per_cell if asked.sampling == "adaptive" else 0.0,
+        "order": asked.order if asked.sampling == "conservative" else 0,
     }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
+from crdist.errors import RecipeError
 from crdist.grids import Axis, CartesianGrid
 from crdist_postproc.recipe_fields import RECIPE_CONFIG, Bins, Distances, Extent, Levels, Name, Number, Voxel
 
@@ -32,8 +33,9 @@ __all__ = [
 
 AxisName = Literal["x", "y", "z"]
 
-Sampling = Literal["adaptive", "point"]
-"""How a voxel's value is taken: the mean over parts as small as the source's cells, or the value at its centre."""
+Sampling = Literal["adaptive", "point", "conservative"]
+"""How a voxel's value is taken: the mean over parts as small as the source's cells, the value at its centre, or the
+mean over all that the source's cells have in it."""
 
 
 class Box(BaseModel):
@@ -98,14 +100,19 @@ class VoxelSettings(ProductSettings, ABC):
 
     sampling: Sampling = Field(
         default="point",
-        description="a voxel's value: at its centre (point), or the mean over parts no larger than the source's cells "
-        "(adaptive)",
+        description="a voxel's value: at its centre (point), the mean over parts no larger than the source's cells "
+        "(adaptive), or the mean of the cells that overlap it, by volume, which keeps the mass of each (conservative)",
     )
     parts_per_cell: Number = Field(
         default=1.0,
         gt=0,
         description="with adaptive sampling, how many parts of a voxel a cell's size holds at least, dimensionless; "
         "twice as many cost up to eight times as much",
+    )
+    order: Literal[1, 2] = Field(
+        default=1,
+        description="with conservative sampling, whether a cell has one value (1) or limited slopes (2), which is "
+        "sharper where cells are large and takes twice as long",
     )
 
     @abstractmethod
@@ -119,8 +126,13 @@ class VoxelSettings(ProductSettings, ABC):
         """
 
     def check(self, recipe: Recipe) -> None:
-        """Raise `GridError` where an extent is not a whole number of voxels."""
+        """Raise `GridError` where an extent is not a whole number of voxels, `RecipeError` for means of logarithms."""
         self.grid(recipe)
+        if self.sampling == "conservative" and recipe.value_space != "linear":
+            raise RecipeError(
+                f"conservative sampling takes means of values, not in value_space {recipe.value_space!r}; "
+                "use sampling: adaptive"
+            )
 
 
 class SliceProduct(VoxelSettings):
@@ -156,8 +168,9 @@ class ProjectionProduct(VoxelSettings):
     kind: Literal["projection"] = Field(default="projection", description="kind of product")
     sampling: Sampling = Field(
         default="adaptive",
-        description="a voxel's value: the mean over parts no larger than the source's cells (adaptive), or that at its "
-        "centre (point), which misses compact objects near the Sun",
+        description="a voxel's value: the mean over parts no larger than the source's cells (adaptive), that at its "
+        "centre (point), which misses compact objects near the Sun, or the mean of the cells that overlap it, by "
+        "volume, which keeps the mass of each (conservative)",
     )
     axis: AxisName = Field(description="axis that is integrated over: x, y or z")
     box: Box | None = Field(default=None, description="limits, kpc; default: those of the recipe's grid")

@@ -9,18 +9,29 @@ lattice : Lattice, optional
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from crdist_postproc.kernels import deposit as depositing
 from crdist_postproc.kernels import native
 from crdist_postproc.kernels import rows as kernels
 from crdist_postproc.kernels.gather import POINTWISE, Splitting
+from crdist_postproc.kernels.ray_sets import Box, Rays, Tables
 from crdist_postproc.parts import SUMMED_TOGETHER, FieldInParts, Part, Samples
 from crdist_postproc.reach import Lattice
 
-__all__ = ["bin_rows", "box_totals", "fill_rows", "sight_lines", "statistics_rows", "sum_rows"]
+__all__ = [
+    "bin_rows",
+    "box_totals",
+    "deposit",
+    "deposited_chunks",
+    "fill_rows",
+    "sight_lines",
+    "statistics_rows",
+    "sum_rows",
+]
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
@@ -152,6 +163,83 @@ def box_totals(
     for part in samples.pixel_parts(rows, _shells((edges[1:] >= nearest) & (edges[:-1] <= farthest))):
         native.box_totals(part.field, rows[part.rows], rays[part.rows], edges, rotation, sun, lower, upper, total)
     return total
+
+
+def deposit(rays: Rays, samples: Samples, boxes: Sequence[Box], *, second_order: bool = False) -> Iterator[Floats]:
+    """Native cells handed out to the voxels of boxes: see `crdist_postproc.kernels.deposit.deposit`.
+
+    Samples that are read part by part are read once for all boxes, which are in memory together then.
+
+    Yields
+    ------
+    ndarray
+        For each box what that function returns.
+    """
+    if not isinstance(samples, FieldInParts):
+        for box in boxes:
+            yield depositing.deposit(rays, samples, box, second_order=second_order)
+        return
+    tables = rays.tables()
+    rows = [depositing.empty_rows(box, samples.n_padded) for box in boxes]
+    nested = [rays.nested(box, tables) for box in boxes]
+    chunks = [_pixel_chunks(samples, ids, second_order) for ids in nested]
+    for level in range(tables.parts.size):
+        wanted = np.zeros(samples.reach.shape, dtype=np.bool_)
+        for box, some_chunks in zip(boxes, chunks, strict=True):
+            wanted |= _chunks_at(samples, tables, level, box, some_chunks, second_order)
+        if not wanted.any():
+            continue
+        every = np.unique(np.concatenate(nested))
+        pixels = rays.pixels_at(every, tables, second_order=second_order)
+        read = np.column_stack([pixels.rows, pixels.neighbours]) if second_order else pixels.rows[:, None]
+        for part in samples.chunk_parts(read, wanted):
+            here = every[part.rows]
+            for box, ids, room in zip(boxes, nested, rows, strict=True):
+                ids = ids[slice(*np.searchsorted(ids, [here[0], here[-1] + 1]))]
+                if ids.size:
+                    some = pixels.some(np.searchsorted(every, ids))
+                    depositing.add_level(part.field, tables, some, level, box, room, second_order=second_order)
+    yield from rows
+
+
+def deposited_chunks(rays: Rays, samples: FieldInParts, box: Box) -> npt.NDArray[np.bool_]:
+    """The chunks that `deposit` reads for a box, at most, shape (n_pixel_chunk, n_shell_chunk)."""
+    tables = rays.tables()
+    chunks = _pixel_chunks(samples, rays.nested(box, tables), True)
+    wanted = np.zeros(samples.reach.shape, dtype=np.bool_)
+    for level in range(tables.parts.size):
+        wanted |= _chunks_at(samples, tables, level, box, chunks, True)
+    return wanted
+
+
+def _pixel_chunks(samples: FieldInParts, nested: npt.NDArray[np.int64], second_order: bool) -> npt.NDArray[np.int64]:
+    """The chunks along pixel that hold some pixels, and with slopes their neighbours."""
+    import healpy
+
+    nside = samples.grid.nside
+    if second_order:
+        around = healpy.get_all_neighbours(nside, nested, nest=True)
+        nested = np.unique(np.append(nested, around[around >= 0]))
+    return np.unique(samples.reach.chunk_of_row[healpy.nest2ring(nside, nested)])
+
+
+def _chunks_at(
+    samples: FieldInParts,
+    tables: Tables,
+    level: int,
+    box: Box,
+    pixel_chunks: npt.NDArray[np.int64],
+    second_order: bool,
+) -> npt.NDArray[np.bool_]:
+    """The chunks, of some along pixel, that rays read in a box within a range of distances."""
+    wanted = np.zeros(samples.reach.shape, dtype=np.bool_)
+    shells = depositing.level_shells(tables, level, box)
+    if shells.stop:
+        if second_order:
+            # slopes take the shells before and after, too
+            shells = slice(max(shells.start - 1, 0), shells.stop + 1)
+        wanted[np.ix_(pixel_chunks, np.unique(samples.reach.chunk_of_shell[shells]))] = True
+    return wanted
 
 
 class _Sums:

@@ -14,11 +14,14 @@ import crdist
 from crdist.errors import GridError, RecipeError
 from crdist.frames import Frame
 from crdist.grids import CartesianGrid, SphericalGrid
-from crdist_postproc import conservative, lazy_conservative
+from crdist_postproc import conservative, conservative_blocks, lazy
 from crdist_postproc.conservative import conservative_plan, deposit_tile
 from crdist_postproc.kernels.ball import ball_volumes
 from crdist_postproc.kernels.field import Field
-from galaxies import as_samples, directions, smooth_samples
+from crdist_postproc.plan import Workers, plan_run
+from crdist_postproc.products import base
+from crdist_postproc.recipe import Recipe
+from galaxies import as_samples, directions, smooth_samples, write_posterior
 from strategies import frames
 
 SOURCE = SphericalGrid.log_spaced(8, 20, 0.3, 3.0, "ring")
@@ -315,9 +318,9 @@ def lazy_samples(n_sample=3):
 
 
 def test_lazy_functions_give_the_tiles(monkeypatch):
-    monkeypatch.setattr(conservative, "TILE", 12)
-    monkeypatch.setattr(lazy_conservative, "TILE", 12)
-    monkeypatch.setattr(lazy_conservative, "BLOCK_WORK", 8 * 24 * 24 * 31 * 3)
+    for module in (conservative, conservative_blocks, lazy):
+        monkeypatch.setattr(module, "TILE", 12)
+    monkeypatch.setattr(base, "BLOCK_WORK", 8 * 24 * 24 * 31 * 3)
     samples = lazy_samples()
     values, coverage = volume(Field.from_samples(samples.to_numpy(), SOURCE), conservative_plan(SOURCE, WHOLE))
     regridded = crdist.regrid(samples, WHOLE, sampling="conservative")
@@ -335,6 +338,27 @@ def test_lazy_functions_give_the_tiles(monkeypatch):
     area = (0.2 * 3.0856775814913673e21) ** 2
     total = projected.sum(["x", "y"]) * area / 3.0856775814913673e21**3
     np.testing.assert_allclose(total, native_masses(samples.to_numpy(), SOURCE, "extend"), rtol=1e-6)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_samples_larger_than_memory_give_the_same_bits(monkeypatch, order):
+    for module in (conservative, conservative_blocks, lazy):
+        monkeypatch.setattr(module, "TILE", 12)
+    # two or three tiles at once
+    monkeypatch.setattr(conservative_blocks, "WAITING_BYTES", 600_000)
+    samples = lazy_samples()
+    samples[300:320, 5:9] = np.nan
+    functions = (crdist.regrid, lambda *given, **options: crdist.project(*given, "y", **options))
+    whole = [function(samples, WHOLE, sampling="conservative", order=order).to_numpy() for function in functions]
+    few = samples.chunk({"pixel": 8, "shell": 2})
+    # what Dask computes once for all blocks is handed to each
+    shared = few * (few.mean() / few.mean())
+    with dask.config.set({"crdist.tile-memory": "150 kiB"}):
+        for some in (few, shared):
+            for function, expected in zip(functions, whole, strict=True):
+                parts = function(some, WHOLE, sampling="conservative", order=order)
+                assert any(key.startswith("parts-") for key in parts.__dask_graph__().layers)
+                np.testing.assert_array_equal(parts, expected)
 
 
 def test_lazy_functions_compute_nothing_before_they_are_asked_and_share_the_plan():
@@ -358,9 +382,69 @@ def test_lazy_functions_refuse_what_cannot_be_conservative():
         crdist.regrid(samples, WHOLE, sampling="fine")
     with pytest.raises(RecipeError, match="means of values, not in value_space 'log'"):
         crdist.project(samples, WHOLE, sampling="conservative", value_space="log")
-    few = samples.chunk({"pixel": 8, "shell": 2})
-    with (
-        dask.config.set({"crdist.tile-memory": "100 kiB"}),
-        pytest.raises(RecipeError, match=r"needs all samples in memory, 0 MiB, but crdist\.tile-memory"),
+    with pytest.raises(RecipeError, match="order must be 1 or 2, got 3"):
+        crdist.regrid(samples, WHOLE, sampling="conservative", order=3)
+
+
+RECIPE = {
+    "grid": {"x": [-12, 4], "y": [-6, 6], "z": [-1, 1], "voxel": 0.25},
+    "products": [
+        {"kind": "slice", "name": "through_sun", "axis": "y", "at": 0.0},
+        {"kind": "projection", "name": "from_above", "axis": "z"},
+        {"kind": "projection", "name": "sharp", "axis": "x", "order": 2},
+        {"kind": "volume", "name": "volume"},
+        {"kind": "volume", "name": "samples", "quantiles": [0.5], "per_sample": True},
+    ],
+}
+
+
+def test_products_are_means_and_integrals_of_the_tiles(tmp_path):
+    source = SphericalGrid.log_spaced(8, 20, 0.3, 14.0)
+    samples = random_samples(source, 3)
+    samples[100:110, 3:8] = np.nan
+    write_posterior(tmp_path / "p.zarr", source, samples)
+    products = [{**product, "sampling": "conservative"} for product in RECIPE["products"]]
+    recipe = Recipe.from_mapping({**RECIPE, "products": products})
+    crdist.run_products(tmp_path / "p.zarr", tmp_path / "o.zarr", recipe, workers=Workers(1, 2, 2 * 1024**3))
+    tree = crdist.open_products(tmp_path / "o.zarr")
+    field, grid = Field.from_samples(samples, source), recipe.grid_record
+    plan = conservative_plan(source, grid)
+    for name, order, axis in (("from_above", 1, 2), ("sharp", 2, 0)):
+        values, coverage = volume(field, plan, order=order)
+        columns = np.nansum(values * coverage[..., None], axis=axis) * 0.25 * 3.0856775814913673e21
+        columns[coverage.sum(axis=axis) == 0] = np.nan
+        np.testing.assert_allclose(tree[name]["per_sample"], columns, rtol=1e-6)
+        np.testing.assert_allclose(tree[name]["coverage"], coverage.mean(axis=axis), rtol=1e-6, atol=1e-7)
+        assert tree[name].attrs["sampling"] == "conservative"
+        assert tree[name].attrs["order"] == order
+        # the box cuts cells: rays find how much of them is inside, not how their slopes share their mass
+        assert np.abs(tree[name]["mass_residual"].to_numpy()).max() < {1: 3e-4, 2: 1e-2}[order]
+    values, coverage = volume(field, plan)
+    np.testing.assert_array_equal(tree["samples"]["per_sample"], values)
+    np.testing.assert_allclose(tree["samples"]["quantiles"][..., 0], np.median(values, axis=-1), rtol=1e-6)
+    for name in ("volume", "samples"):
+        np.testing.assert_allclose(tree[name]["mean"], values.mean(axis=-1, dtype=np.float64), rtol=1e-6)
+        np.testing.assert_allclose(tree[name]["std"], values.std(axis=-1, ddof=1, dtype=np.float64), rtol=1e-5)
+        np.testing.assert_allclose(tree[name]["coverage"], coverage, rtol=1e-6, atol=1e-7)
+    plane = products_grid(recipe, "through_sun")
+    values, _ = volume(field, conservative_plan(source, plane))
+    np.testing.assert_array_equal(tree["through_sun"]["per_sample"], values[:, 0])
+
+
+def products_grid(recipe, name):
+    return next(product for product in recipe.products if product.name == name).grid(recipe)
+
+
+def test_recipes_that_cannot_be_conservative(tmp_path):
+    products = [{"kind": "projection", "name": "map", "axis": "z", "sampling": "conservative"}]
+    with pytest.raises(
+        RecipeError, match=r"products\.map: conservative sampling takes means of values, not in value_spa"
     ):
-        crdist.regrid(few, WHOLE, sampling="conservative")
+        Recipe.from_mapping({**RECIPE, "products": products, "value_space": "log"})
+    with pytest.raises(RecipeError, match=r"products\.map\.order: must be 1 or 2, got 3"):
+        Recipe.from_mapping({**RECIPE, "products": [{**products[0], "order": 3}]})
+    source = SphericalGrid.log_spaced(8, 20, 0.3, 14.0)
+    write_posterior(tmp_path / "p.zarr", source, random_samples(source, 2))
+    recipe = Recipe.from_mapping({**RECIPE, "products": [{**products[0], "voxel": 1e-4}]})
+    with pytest.raises(RecipeError, match=r"products\.map: .*choose larger voxels .*or use sampling: adaptive"):
+        plan_run(tmp_path / "p.zarr", recipe)

@@ -39,6 +39,9 @@ PRODUCTS = [
     {"kind": "sky", "name": "sky", "distance": [0.5, 3]},
     {"kind": "volume", "name": "volume"},
     {"kind": "volume", "name": "parts", "sampling": "adaptive", "quantiles": [0.5], "per_sample": True},
+    {"kind": "projection", "name": "mass", "axis": "x", "sampling": "conservative", "voxel": 0.25},
+    {"kind": "slice", "name": "means", "axis": "z", "sampling": "conservative", "voxel": 0.25, "order": 2},
+    {"kind": "volume", "name": "all", "sampling": "conservative", "voxel": 0.25},
     {"kind": "radial", "name": "radial", "bins": [0, 14, 2], "z_cut": 0.5},
     {"kind": "vertical", "name": "vertical", "ring": [7, 9], "bins": [-1, 1, 0.5]},
 ]
@@ -84,13 +87,16 @@ def in_parts(plan, times_least=1.0, kept=0):
     return replace(plan, jobs=jobs)
 
 
+INTERPOLATED = [item for item in PRODUCTS if isinstance(item, str) or item.get("sampling") != "conservative"]
+
+
 @pytest.mark.parametrize(
     ("changes", "kept"),
     [({}, 100 * KB), ({"method": "nearest", "inner": "exclude"}, 0), ({"value_space": "log"}, 300 * KB)],
 )
 def test_the_store_is_the_same_to_the_bit(posterior, gas, tmp_path, changes, kept):
     weighted = {"kind": "radial", "name": "weighted", "bins": [0, 14, 2], "z_cut": 0.5, "weight": {"store": str(gas)}}
-    recipe = recipe_of(changes, [*PRODUCTS, weighted])
+    recipe = recipe_of(changes, [*(INTERPOLATED if "value_space" in changes else PRODUCTS), weighted])
     execute(plan_run(posterior, recipe), tmp_path / "whole.zarr")
     execute(in_parts(plan_run(posterior, recipe), kept=kept), tmp_path / "parts.zarr")
     assert fingerprint(tmp_path / "parts.zarr") == fingerprint(tmp_path / "whole.zarr")
@@ -114,7 +120,8 @@ def test_any_cut_gives_the_same_bits(posterior, tmp_path_factory, times_least, k
 
 
 def test_a_source_larger_than_the_memory_is_read_in_parts(posterior, tmp_path):
-    plan = plan_run(posterior, recipe_of())
+    # tiles of a conservative regrid take more memory than these few samples
+    plan = plan_run(posterior, recipe_of(products=INTERPOLATED))
     beside = plan.peak_bytes(2) - plan.source_bytes
     workers = Workers(1, 2, beside + plan.source_bytes + 401 * MIB)
     assert plan.within(workers) is plan

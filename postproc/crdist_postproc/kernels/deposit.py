@@ -15,7 +15,7 @@ from numba import njit
 from crdist_postproc.kernels.approx import FASTMATH, UNCOUNTED, whole
 from crdist_postproc.kernels.field import Field
 from crdist_postproc.kernels.lanes import add_sloped_vector, add_vector, prefer_wide_vectors
-from crdist_postproc.kernels.ray_sets import Box, Floats, Rays
+from crdist_postproc.kernels.ray_sets import Box, Floats, Pixels, Rays, Tables
 from crdist_postproc.kernels.ray_walk import (
     ABREAST,
     ALONG_X,
@@ -44,7 +44,7 @@ from crdist_postproc.kernels.ray_walk import (
 from crdist_postproc.kernels.slopes import ROWS as SLOPE_ROWS
 from crdist_postproc.kernels.slopes import limited_slopes
 
-__all__ = ["box_volume", "deposit", "row_length"]
+__all__ = ["add_level", "box_volume", "deposit", "empty_rows", "level_shells", "row_length"]
 
 
 def deposit(rays: Rays, field: Field, box: Box, *, second_order: bool = False) -> Floats:
@@ -64,22 +64,67 @@ def deposit(rays: Rays, field: Field, box: Box, *, second_order: bool = False) -
         what part of that is masked, which adds to no integral.
     """
     tables = rays.tables()
-    length = row_length(field.values.shape[2])
+    rows = empty_rows(box, field.values.shape[2])
+    pixels = rays.pixels(box, tables, second_order=second_order)
+    for level in range(tables.parts.size):
+        add_level(field, tables, pixels, level, box, rows, second_order=second_order)
+    return rows
+
+
+def empty_rows(box: Box, n_padded: int) -> Floats:
+    """Room for what `deposit` returns, zero, aligned to cache lines."""
+    length = row_length(n_padded)
     size = math.prod(box.shape) * length
     room = np.zeros(size + 8)
     begin = -(room.ctypes.data // 8) % 8
-    rows = room[begin : begin + size].reshape(*box.shape, length)
+    return room[begin : begin + size].reshape(*box.shape, length)
+
+
+def add_level(
+    field: Field,
+    tables: Tables,
+    pixels: Pixels,
+    level: int,
+    box: Box,
+    rows: Floats,
+    *,
+    second_order: bool = False,
+) -> None:
+    """Add the cells of some pixels within a range of distances.
+
+    Sums have the same bits if levels follow one another, and of each the pixels in their order, however those are cut.
+
+    Parameters
+    ----------
+    tables : Tables
+        Of the rays.
+    pixels : Pixels
+        Those of the rays for this box, or some of them.
+    level : int
+        Which of the ranges of distances.
+    rows : ndarray
+        What `empty_rows` gives, to which is added.
+    """
     _run(
         field.lanes,
         field.values,
         tables,
-        rays.pixels(box, tables, second_order=second_order),
+        pixels,
+        level,
         np.array(box.lower),
         np.array(box.shape),
-        rows.reshape(-1, length),
+        rows.reshape(-1, rows.shape[-1]),
         second_order,
     )
-    return rows
+
+
+def level_shells(tables: Tables, level: int, box: Box) -> slice:
+    """The shells that `add_level` reads, without the neighbours that slopes need; none where the box lies elsewhere."""
+    nearest, farthest = _reach(tables, np.array(box.lower), np.array(box.shape))
+    begin, end = max(tables.bounds[level], tables.edges[0]), tables.bounds[level + 1]
+    if begin >= min(end, farthest) or end <= nearest:
+        return slice(0, 0)
+    return slice(*_shells(tables.edges, max(begin, nearest), min(end, farthest)))
 
 
 def row_length(n_padded: int) -> int:
@@ -93,15 +138,20 @@ def box_volume(rays: Rays, box: Box) -> float:
     nothing = np.zeros((1, 1, 4), dtype=np.float32)
     rows = np.zeros((0, 8))
     pixels = rays.pixels(box, tables, second_order=False)
-    lanes = (0.0,) * 4
-    return float(_run(lanes, nothing, tables, pixels, np.array(box.lower), np.array(box.shape), rows, False))
+    lower, shape, lanes = np.array(box.lower), np.array(box.shape), (0.0,) * 4
+    levels = range(tables.parts.size)
+    return float(sum(_run(lanes, nothing, tables, pixels, level, lower, shape, rows, False) for level in levels))
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
-def _run(lanes, values, tables, pixels, lower, shape, voxels, second_order):
-    """Send the rays through a box; return their volume there, in voxels."""
-    edges, parts, bounds = tables.edges, tables.parts, tables.bounds
+def _run(lanes, values, tables, pixels, level, lower, shape, voxels, second_order):
+    """Send the rays of a range of distances through a box; return their volume there, in voxels."""
+    edges = tables.edges
     n_shell = edges.size - 3
+    nearest, farthest = _reach(tables, lower, shape)
+    begin, end = max(tables.bounds[level], edges[0]), tables.bounds[level + 1]
+    if begin >= min(end, farthest) or end <= nearest:
+        return 0.0
     walking = voxels.size > 0
     # lanes that no ray has taken yet hold one that is none, too
     rays = np.ones(N_KNOWN * ABREAST)
@@ -109,54 +159,48 @@ def _run(lanes, values, tables, pixels, lower, shape, voxels, second_order):
     segments = np.empty(STEP * n_step if walking else 0)
     # as many pixels as a batch may have
     slopes = np.zeros((ABREAST if second_order else 0, n_shell, SLOPE_ROWS, values.shape[2]), dtype=np.float32)
-    nearest, farthest = _reach(tables, lower, shape)
+    m = tables.parts[level]
+    share = tables.per_pixel / np.float64(m * m)
+    margin = min(end, farthest) * tables.pixel_radius
+    first, last = _shells(edges, max(begin, nearest), min(end, farthest))
     total, n, slot = 0.0, 0, 0
-    for level in range(parts.size):
-        begin, end = max(bounds[level], edges[0]), bounds[level + 1]
-        if begin >= min(end, farthest) or end <= nearest:
+    for i in range(pixels.rows.size):
+        near, far = _meeting(tables, pixels.directions, i, lower, shape, begin, end, margin)
+        if not near < far:
             continue
-        m = parts[level]
-        share = tables.per_pixel / np.float64(m * m)
-        margin = min(end, farthest) * tables.pixel_radius
-        first, last = _shells(edges, max(begin, nearest), min(end, farthest))
-        for i in range(pixels.rows.size):
-            near, far = _meeting(tables, pixels.directions, i, lower, shape, begin, end, margin)
-            if not near < far:
-                continue
-            pixel = pixels.rows[i]
-            if second_order:
-                slot = (slot + 1) % ABREAST
-                first, last = _shells(edges, near * (1.0 - 1e-9), far * (1.0 + 1e-9))
-                limited_slopes(values, pixel, pixels.neighbours[i], edges, first, last, slopes[slot])
-            face = pixels.places[i, 2]
-            for a in range(m):
-                for b in range(m):
-                    rays[U * ABREAST + n] = pixels.places[i, 0] * m + a
-                    rays[V * ABREAST + n] = pixels.places[i, 1] * m + b
-                    rays[FACE_ROW * ABREAST + n] = FACE_ROWS[face]
-                    rays[FACE_COLUMN * ABREAST + n] = FACE_COLUMNS[face]
-                    rays[PIXEL * ABREAST + n] = pixel
-                    if second_order:
-                        rays[SLOT * ABREAST + n] = slot
-                        rays[ALONG_X * ABREAST + n] = (a + 0.5) / m - 0.5
-                        rays[ALONG_Y * ABREAST + n] = (b + 0.5) / m - 0.5
-                    n += 1
-                    if n == ABREAST:
-                        set_up(rays, tables, m, lower, shape, begin, end)
-                        if walking:
-                            walk(rays, n, tables.sun, edges, first, shape, segments)
-                            _add(lanes, values, slopes, rays, segments, n, share, edges, voxels, second_order)
-                        else:
-                            total += share * _volume(rays, n)
-                        n = 0
-        if n > 0:
-            set_up(rays, tables, m, lower, shape, begin, end)
-            if walking:
-                walk(rays, n, tables.sun, edges, first, shape, segments)
-                _add(lanes, values, slopes, rays, segments, n, share, edges, voxels, second_order)
-            else:
-                total += share * _volume(rays, n)
-            n = 0
+        pixel = pixels.rows[i]
+        if second_order:
+            slot = (slot + 1) % ABREAST
+            first, last = _shells(edges, near * (1.0 - 1e-9), far * (1.0 + 1e-9))
+            limited_slopes(values, pixel, pixels.neighbours[i], edges, first, last, slopes[slot])
+        face = pixels.places[i, 2]
+        for a in range(m):
+            for b in range(m):
+                rays[U * ABREAST + n] = pixels.places[i, 0] * m + a
+                rays[V * ABREAST + n] = pixels.places[i, 1] * m + b
+                rays[FACE_ROW * ABREAST + n] = FACE_ROWS[face]
+                rays[FACE_COLUMN * ABREAST + n] = FACE_COLUMNS[face]
+                rays[PIXEL * ABREAST + n] = pixel
+                if second_order:
+                    rays[SLOT * ABREAST + n] = slot
+                    rays[ALONG_X * ABREAST + n] = (a + 0.5) / m - 0.5
+                    rays[ALONG_Y * ABREAST + n] = (b + 0.5) / m - 0.5
+                n += 1
+                if n == ABREAST:
+                    set_up(rays, tables, m, lower, shape, begin, end)
+                    if walking:
+                        walk(rays, n, tables.sun, edges, first, shape, segments)
+                        _add(lanes, values, slopes, rays, segments, n, share, edges, voxels, second_order)
+                    else:
+                        total += share * _volume(rays, n)
+                    n = 0
+    if n > 0:
+        set_up(rays, tables, m, lower, shape, begin, end)
+        if walking:
+            walk(rays, n, tables.sun, edges, first, shape, segments)
+            _add(lanes, values, slopes, rays, segments, n, share, edges, voxels, second_order)
+        else:
+            total += share * _volume(rays, n)
     return total
 
 

@@ -74,6 +74,11 @@ class Pixels(NamedTuple):
     neighbours: Integers
     """RING indices of the pixels before and after along the face's two axes, shape (n, 4); none for first order."""
 
+    def some(self, places: slice | Integers) -> Pixels:
+        """Those at some places in the list."""
+        sides = self.neighbours[places] if len(self.neighbours) else self.neighbours
+        return Pixels(self.rows[places], self.places[places], self.directions[places], sides)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rays:
@@ -124,23 +129,32 @@ class Rays:
             nside=self.native.nside,
         )
 
-    def pixels(self, box: Box, tables: Tables, *, second_order: bool) -> Pixels:
-        """Pixels whose rays may meet a box, in NESTED order."""
+    def nested(self, box: Box, tables: Tables) -> Integers:
+        """NESTED indices of the pixels whose rays may meet a box, in order."""
         import healpy
 
-        nside = self.native.nside
         steps = np.array([axis.step for axis in self.target.axes])
         centre = (np.array(box.lower) + 0.5 * np.array(box.shape) - tables.sun) * steps
         radius = 0.5 * float(np.linalg.norm(box.shape * steps))
         distance = float(np.linalg.norm(centre))
         angle = math.pi if distance <= radius else math.asin(radius / distance) + tables.pixel_radius
-        if angle < math.pi:
-            towards = centre @ self.target.frame.rotation
-            nested = np.sort(healpy.query_disc(nside, towards, angle, nest=True))
-        else:
-            nested = np.arange(self.native.n_pixel)
+        if angle >= math.pi:
+            return np.arange(self.native.n_pixel)
+        towards = centre @ self.target.frame.rotation
+        return np.sort(healpy.query_disc(self.native.nside, towards, angle, nest=True)).astype(np.int64)
+
+    def pixels(self, box: Box, tables: Tables, *, second_order: bool) -> Pixels:
+        """Pixels whose rays may meet a box, in NESTED order."""
+        return self.pixels_at(self.nested(box, tables), tables, second_order=second_order)
+
+    def pixels_at(self, nested: Integers, tables: Tables, *, second_order: bool) -> Pixels:
+        """Pixels by their NESTED indices."""
+        import healpy
+
+        nside = self.native.nside
         if nside <= FEW:
-            rows, places, directions = (part[nested] for part in _sky(nside))
+            every = _sky(nside)
+            rows, places, directions = every[0][nested], every[1][nested], every[2][nested]
         else:
             rows, places, directions = _sky_at(nside, nested)
         sides = np.zeros((0, 4), dtype=np.int64)

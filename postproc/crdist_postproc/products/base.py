@@ -158,6 +158,10 @@ class Product(ABC):
         """Points around the Sun, each alone, and whether whole voxels around them are read: what reads most at once."""
         return [], False
 
+    def in_parts_bytes(self) -> int:
+        """Memory that a block takes besides where the samples are read part by part, bytes."""
+        return 0
+
     @abstractmethod
     def work(self, block: Block) -> int:
         """Voxel-samples of a block."""
@@ -229,18 +233,25 @@ class Product(ABC):
         return n_values * (8 * n_sample * 3 + 8 * (len(STATISTICS) + 2 + 2 * len(self.quantiles)))
 
 
-def tiles(product: str, shape: tuple[int, int], work_per_row: int, bytes_per_row: int) -> tuple[Block, ...]:
+def tiles(
+    product: str, shape: tuple[int, int], work_per_row: int, bytes_per_row: int, unit: int = 1
+) -> tuple[Block, ...]:
     """Cut a plane of rows into tiles of even size, none with more than `BLOCK_WORK` or `BLOCK_BYTES`.
 
     The cut depends on the product alone, never on the workers: a run that is continued on another machine meets the
     same blocks.
+
+    Parameters
+    ----------
+    unit : int
+        Rows that belong together along both axes: no tile cuts them, though it has more work for that.
 
     Raises
     ------
     PlanTooLargeError
         If there are more than `MOST_BLOCKS`.
     """
-    side = _tile_side(shape, work_per_row, bytes_per_row)
+    side = _tile_side(shape, work_per_row, bytes_per_row, unit)
     n_block = math.prod(-(-whole // part) for whole, part in zip(shape, side, strict=True))
     if n_block > MOST_BLOCKS:
         raise PlanTooLargeError(
@@ -349,10 +360,10 @@ def _part(axis: Axis, bound: tuple[int, int]) -> Array:
     return np.asarray(axis.centres[slice(*bound)])
 
 
-def _tile_side(shape: tuple[int, int], work_per_row: int, bytes_per_row: int) -> tuple[int, int]:
+def _tile_side(shape: tuple[int, int], work_per_row: int, bytes_per_row: int, unit: int) -> tuple[int, int]:
     rows = max(1, min(BLOCK_WORK // max(work_per_row, 1), BLOCK_BYTES // max(bytes_per_row, 1)))
-    side = max(1, math.isqrt(rows))
-    return _even(shape[0], side), _even(shape[1], side)
+    side = max(1, math.isqrt(rows) // unit)
+    return unit * _even(-(-shape[0] // unit), side), unit * _even(-(-shape[1] // unit), side)
 
 
 def _even(n: int, most: int) -> int:

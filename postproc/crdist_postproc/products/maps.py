@@ -1,143 +1,38 @@
-"""Products on a Cartesian grid: slices, projections and volumes."""
+"""Products of two dimensions on a Cartesian grid: slices and projections."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from crdist.grids import CartesianGrid, SphericalGrid
 from crdist.units import integral_unit
-from crdist_postproc.kernels.gather import POINTWISE, Splitting, splitting
+from crdist_postproc.conservative_blocks import block_integrals, plan_for
 from crdist_postproc.parts import Samples
 from crdist_postproc.products.base import (
     Array,
     ArraySpec,
     Block,
     BlockResult,
-    Coordinate,
-    Product,
-    axis_coordinate,
     in_tile,
-    iterate_rows,
     lattice_of,
-    morton,
     pixel_blocks,
     tile_rows,
-    tiles,
 )
-from crdist_postproc.reach import Lattice
-from crdist_postproc.rows import box_totals, fill_rows, statistics_rows, sum_rows
-from crdist_postproc.statistics import STATISTICS, significance_and_error, summarise
+from crdist_postproc.products.grid_map import GridMap
+from crdist_postproc.rows import box_totals, fill_rows, sum_rows
 
-__all__ = ["ProjectionMap", "SliceMap", "VolumeMap"]
+__all__ = ["ProjectionMap", "SliceMap"]
 
 RAYS_NSIDE = 256
 """HEALPix resolution of the rays that find the part of each native cell inside a box."""
 
-ROWS_BYTES = 32 * 1024**2
-"""Samples of a volume that are held at once where quantiles or samples are asked for."""
-
-COLUMN_PIECE = (16, 16, 256)
-"""Voxels of a volume that are read together, at most: 256 KiB."""
-
-BY_PLANE = "_by_plane"
-"""What the names of arrays end in that hold a statistic plane after plane."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Map(Product):
-    """A product cut into tiles of a Cartesian grid."""
-
-    grid: CartesianGrid
-    native: SphericalGrid
-    axis: str = "z"
-    """Axis that a slice lies across or a projection runs along; a volume's rows run along z."""
-    parts_per_cell: float = 0.0
-    """How many parts of a voxel a native cell's size is to hold, at least; 0: a voxel is its centre."""
-
-    @property
-    def across(self) -> tuple[str, str]:
-        """The two other axes."""
-        first, second = (name for name in "xyz" if name != self.axis)
-        return first, second
-
-    @property
-    def dims(self) -> tuple[str, ...]:
-        """Dimensions of the statistics."""
-        return self.across
-
-    @property
-    def plane(self) -> tuple[int, int]:
-        """Voxels along the two other axes."""
-        return self.grid.axis(self.across[0]).n, self.grid.axis(self.across[1]).n
-
-    @property
-    def depth(self) -> int:
-        """Voxels along the axis."""
-        return self.grid.axis(self.axis).n
-
-    def coordinates(self) -> tuple[Coordinate, ...]:
-        """Voxel centres along each dimension."""
-        axes = (axis_coordinate(name, self.grid.axis(name), self.frame) for name in self.dims)
-        return (*axes, *self.sample_coordinates())
-
-    def work(self, block: Block) -> int:
-        """Voxel-samples of a block."""
-        return math.prod(block.shape) * self.depth * self.quantity.n_sample
-
-    @property
-    def along(self) -> str:
-        """Axis that rows run along in the kernels."""
-        return self.axis
-
-    def place(self, block: Block) -> tuple[Any, ...]:
-        """Where a block lies: tiles with rows along the same axis together, neighbours close to each other."""
-        if block.kind == "native":
-            return super(_Map, self).place(block)
-        middles = (
-            (self.grid.axis(name).edges[start] + self.grid.axis(name).edges[stop]) / 2
-            for name, (start, stop) in zip(self.across, block.bounds, strict=True)
-        )
-        return 1, self.along, morton(*middles), self.name, block.index
-
-    def smallest_parts(self) -> tuple[list[Lattice], bool]:
-        """The points around the Sun, each alone, and whether the whole voxels around them are read."""
-        names = [*(name for name in "xyz" if name != self.along), self.along]
-        sun = dict(zip("xyz", self.grid.frame.sun_kpc, strict=True))
-        near = []
-        for name in names:
-            axis = self.grid.axis(name)
-            closest = min(max(math.floor((sun[name] - axis.lower_kpc) / axis.step), 0), axis.n - 1)
-            near.append(range(max(closest - 1, 0), min(closest + 2, axis.n)))
-        lattices = []
-        for i, j, k in itertools.product(*near):
-            row = lattice_of(self.grid, self.along, Block(self.name, 0, ((i, i + 1), (j, j + 1))))
-            lattices.append(row.part(((0, 1), (0, 1), (k, k + 1))))
-        return lattices, self.parts_per_cell > 0
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """How voxels are sampled, for the attributes."""
-        if not self.parts_per_cell:
-            return {"sampling": "point"}
-        return {"sampling": "adaptive", "parts_per_cell": self.parts_per_cell}
-
-    def splits(self, along: str) -> Splitting:
-        """Where voxels are split whose rows run along an axis."""
-        if not self.parts_per_cell:
-            return POINTWISE
-        sides = np.diag([axis.step for axis in self.grid.axes]) @ self.grid.frame.rotation
-        across = np.delete(sides, "xyz".index(along), axis=0)
-        return splitting(self.native, self.grid.axis(along).step, across, self.parts_per_cell)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SliceMap(_Map):
+class SliceMap(GridMap):
     """Values in a plane x, y or z = const."""
 
     kind = "slice"
@@ -158,10 +53,12 @@ class SliceMap(_Map):
 
     def blocks(self) -> tuple[Block, ...]:
         """Tiles of the plane."""
-        return tiles(self.name, self.plane, self.quantity.n_sample, self.statistics_bytes(1))
+        return self.plane_tiles(self.quantity.n_sample, self.statistics_bytes(1))
 
     def compute(self, block: Block, samples: Samples, weight: Samples | None) -> BlockResult:
-        """Interpolate at the voxel centres of a tile."""
+        """Interpolate at the voxel centres of a tile, or take the means over its voxels."""
+        if self.order:
+            return self._conservative(block, samples)
         along = self.along
         (first, last), bound = block.bounds[1], block.bounds[0]
         rows = Block(self.name, block.index, tuple((0, 1) if a == self.axis else bound for a in "xyz" if a != along))
@@ -185,7 +82,16 @@ class SliceMap(_Map):
     def block_bytes(self) -> int:
         """Upper bound on the memory of one block."""
         n = math.prod(self.blocks()[0].shape)
-        return self.statistics_bytes(n) + 200 * n
+        return self.statistics_bytes(n) + 200 * n + self.conservative_bytes()
+
+    def _conservative(self, block: Block, samples: Samples) -> BlockResult:
+        axis = "xyz".index(self.axis)
+        values = np.empty((*block.shape, self.quantity.n_sample), dtype=np.float32)
+        coverage = np.empty(block.shape)
+        for place, part, covered in self.conservative_means(block, samples):
+            across = tuple(slices for other, slices in enumerate(place) if other != axis)
+            values[across], coverage[across] = part.squeeze(axis), covered.squeeze(axis)
+        return BlockResult(self.summary(values, coverage))
 
     @property
     def _at(self) -> float:
@@ -198,7 +104,7 @@ class SliceMap(_Map):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProjectionMap(_Map):
+class ProjectionMap(GridMap):
     """Integrals along x, y or z over a box, with the mass of the box on both grids."""
 
     kind = "projection"
@@ -241,10 +147,7 @@ class ProjectionMap(_Map):
         """Integrate the columns of a tile, or the native cells of some pixels."""
         if block.kind == "native":
             return BlockResult(partial={"native": self._native_total(block, samples)})
-        starts, step, order = tile_rows(self.grid, self.axis, block)
-        lattice = lattice_of(self.grid, self.axis, block)
-        total, count = sum_rows(samples, starts, step, self.depth, self.splits(self.axis), lattice=lattice)
-        total, count = in_tile(total, order, block.shape), in_tile(count, order, block.shape)
+        total, count = self._sums(block, samples)
         cartesian = total.sum(axis=(0, 1)) * self.grid.voxel_volume
         # a column that misses the grid altogether is no measurement of nothing
         total[count == 0] = np.nan
@@ -277,12 +180,22 @@ class ProjectionMap(_Map):
         tile, native = self._tiles()[0], self.blocks()[-1]
         n = math.prod(tile.shape)
         return max(
-            self.statistics_bytes(n) + 8 * n * (2 * self.quantity.n_sample + 24),
+            self.statistics_bytes(n) + 8 * n * (2 * self.quantity.n_sample + 24) + self.conservative_bytes(),
             96 * self._rays**2 * native.shape[0],
         )
 
     def _tiles(self) -> tuple[Block, ...]:
-        return tiles(self.name, self.plane, self.depth * self.quantity.n_sample, self.statistics_bytes(1))
+        return self.plane_tiles(self.depth * self.quantity.n_sample, self.statistics_bytes(1))
+
+    def _sums(self, block: Block, samples: Samples) -> tuple[Array, Array]:
+        """Sums of the voxels' values along the columns of a tile, and how many voxels of each lie inside the grid."""
+        if self.order:
+            plan = plan_for(samples, self.native, self.grid)
+            return block_integrals(samples, plan, "xyz".index(self.axis), block.bounds, order=self.order)
+        starts, step, order = tile_rows(self.grid, self.axis, block)
+        lattice = lattice_of(self.grid, self.axis, block)
+        total, count = sum_rows(samples, starts, step, self.depth, self.splits(self.axis), lattice=lattice)
+        return in_tile(total, order, block.shape), in_tile(count, order, block.shape)
 
     @property
     def _native_work(self) -> int:
@@ -312,114 +225,3 @@ class ProjectionMap(_Map):
             np.array([axis.lower_kpc for axis in self.grid.axes]),
             np.array([axis.upper_kpc for axis in self.grid.axes]),
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VolumeMap(_Map):
-    """Mean and standard deviation in every voxel; the samples only where asked for."""
-
-    kind = "volume"
-
-    @property
-    def dims(self) -> tuple[str, ...]:
-        """Dimensions of the statistics."""
-        return "x", "y", "z"
-
-    def arrays(self) -> tuple[ArraySpec, ...]:
-        """The arrays to create."""
-        what = f"{self.quantity.long_name} {'in voxels' if self.parts_per_cell else 'at voxel centres'}"
-        cut = (*self.blocks()[0].shape, self.depth)
-        # columns: planes across x and y, and lines along z, are few pieces; for planes across z see below
-        inner = tuple(
-            _piece(part, whole, most) for part, whole, most in zip(cut, self.grid.shape, COLUMN_PIECE, strict=True)
-        )
-        shards = tuple(-(-size // part) * part for size, part in zip(cut, inner, strict=True))
-        specs = self.statistics_arrays(self.grid.shape, shards, self.quantity.units, what, inner)
-        return (*(self._with_sample_pieces(spec) for spec in specs), *self._by_plane(specs))
-
-    def attributes(self) -> dict[str, Any]:
-        """Attributes of the group."""
-        return {"grid": self.grid.to_dict(), **self.sampling}
-
-    def blocks(self) -> tuple[Block, ...]:
-        """Columns of voxels over tiles of the x-y plane."""
-        n_sample = self.quantity.n_sample
-        kept = n_sample * self.per_sample + len(self.quantiles)
-        per_voxel = 4 * (8 + 2 * kept)
-        found = tiles(self.name, self.plane, self.depth * n_sample, self.depth * per_voxel)
-        return found
-
-    def compute(self, block: Block, samples: Samples, weight: Samples | None) -> BlockResult:
-        """Interpolate in the voxels of a tile and reduce over samples."""
-        starts, step, order = tile_rows(self.grid, "z", block)
-        covered = np.empty((len(starts), self.depth), dtype=np.float32)
-        if not self.per_sample and not self.quantiles:
-            lattice = lattice_of(self.grid, "z", block)
-            rows = statistics_rows(
-                samples, starts, step, self.depth, splits=self.splits("z"), coverage=covered, lattice=lattice
-            )
-            mean, std = (in_tile(part, order, block.shape) for part in rows)
-            significance, error = significance_and_error(mean, std, self.quantity.n_sample)
-            arrays: dict[str, Array] = dict(zip(STATISTICS, (mean, std, significance, error), strict=True))
-        else:
-            arrays = self._with_samples(block, samples, starts, step, order, covered)
-        arrays["coverage"] = in_tile(covered, order, block.shape)
-        arrays = {name: value.astype(np.float32, copy=False) for name, value in arrays.items()}
-        # views: each is copied when it is written, one at a time
-        arrays |= {name + BY_PLANE: np.moveaxis(arrays[name], 2, 0) for name in ("mean", "std")}
-        return BlockResult(arrays)
-
-    def block_bytes(self) -> int:
-        """Upper bound on the memory of one block."""
-        n = math.prod(self.blocks()[0].shape) * self.depth
-        kept = self.quantity.n_sample * self.per_sample + len(self.quantiles)
-        # results in float32 and the float64 temporaries of the significance; twice for the encoded copy of one array
-        return n * (4 * (5 + 2 * kept) + 5 * 8) + 4 * ROWS_BYTES
-
-    def _by_plane(self, specs: Sequence[ArraySpec]) -> tuple[ArraySpec, ...]:
-        """Mean and std once more, cut into planes across z: a plane is one small piece of each file."""
-        (nx, ny, nz), tile = self.grid.shape, self.blocks()[0].shape
-        return tuple(
-            replace(
-                spec,
-                name=spec.name + BY_PLANE,
-                dims=("z", "x", "y"),
-                shape=(nz, nx, ny),
-                chunks=(nz, *tile),
-                inner_chunks=(1, *tile),
-                long_name=f"{spec.long_name}, laid out by plane",
-            )
-            for spec in specs
-            if spec.name in ("mean", "std")
-        )
-
-    def _with_sample_pieces(self, spec: ArraySpec) -> ArraySpec:
-        """A volume's samples are looked at one by one."""
-        if spec.name != "per_sample" or spec.inner_chunks is None:
-            return spec
-        return replace(spec, inner_chunks=(*spec.inner_chunks[:-1], 1))
-
-    def _with_samples(
-        self, block: Block, samples: Samples, starts: Array, step: Array, order: Array, covered: Array
-    ) -> dict[str, Array]:
-        arrays: dict[str, Array] = {}
-        at_once = max(1, ROWS_BYTES // (8 * self.depth * self.quantity.n_sample))
-        splits, lattice = self.splits("z"), lattice_of(self.grid, "z", block)
-        for rows in iterate_rows(order, at_once):
-            values = fill_rows(
-                samples, starts[rows], step, self.depth, splits=splits, coverage=covered[rows], lattice=lattice
-            )
-            piece: dict[str, Array] = dict(summarise(values, self.quantiles))
-            if self.per_sample:
-                piece["per_sample"] = values
-            for name, part in piece.items():
-                whole = arrays.setdefault(name, np.empty((order.size, *part.shape[1:]), dtype=np.float32))
-                whole[order[rows]] = part
-        return {name: whole.reshape(*block.shape, *whole.shape[1:]) for name, whole in arrays.items()}
-
-
-def _piece(part: int, whole: int, most: int) -> int:
-    """Size of equal pieces, at most ``most``, that a part of an axis is made of."""
-    if part == whole:
-        return -(-part // -(-part // most))  # the last piece may reach beyond the end
-    return max(size for size in range(1, min(part, most) + 1) if part % size == 0)
