@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from crdist_postproc.kernels.field import N_PADDED, Field, ValueSpace, ring_rows
 from crdist_postproc.kernels.gather import POINTWISE, Splitting
 from crdist_postproc.kernels.locate import TILE
 from crdist_postproc.reach import Lattice, Reach
-from crdist_postproc.sparse import Chunks, committed_bytes, committed_bytes_by_shell, fill_more, fill_sparsely
+from crdist_postproc.sparse import Chunks, committed_bytes, committed_bytes_by_shell, fill_sparsely
 
 __all__ = ["EXACT_POINTS", "SUMMED_TOGETHER", "ChunkReader", "FieldInParts", "Part", "Room", "Samples"]
 
@@ -162,29 +162,21 @@ class FieldInParts:
         # the rows may be some of the tile's
         i_all, j_all = ((int(at.min()), int(at.max()) + 1) for at in (i, j))
         waiting: list[Bounds] = [(i_all, j_all, (0, lattice.shape[2]))]
-        with _Gathered(self) as gathered:
-            while waiting:
-                bounds = waiting.pop()
-                (i_first, i_stop), (j_first, j_stop), (k_first, k_stop) = bounds
-                rows = np.flatnonzero((i >= i_first) & (i < i_stop) & (j >= j_first) & (j < j_stop))
-                if not rows.size:
-                    continue
-                halves = _halves(lattice, bounds)
-                at = first + k_first
-                most = self.most_chunks if halves else None
-                wanted = self.reached(lattice.part(bounds), starts[rows], step, at, most, splits)
-                n_bytes, shells_first = self.bytes_of(wanted)
-                if halves and n_bytes > self.memory_bytes:
-                    waiting.extend(reversed(halves))
-                elif not wanted.any():
-                    continue
-                elif shells_first:
-                    part = Part(rows, at, k_stop - k_first, gathered.field_with(wanted, n_bytes))
-                    yield part
-                    del part.field
-                else:
-                    gathered.drop()
-                    yield from self._part(wanted, rows, at, k_stop - k_first, n_bytes, shells_first)
+        while waiting:
+            bounds = waiting.pop()
+            (i_first, i_stop), (j_first, j_stop), (k_first, k_stop) = bounds
+            rows = np.flatnonzero((i >= i_first) & (i < i_stop) & (j >= j_first) & (j < j_stop))
+            if not rows.size:
+                continue
+            halves = _halves(lattice, bounds)
+            at = first + k_first
+            most = self.most_chunks if halves else None
+            wanted = self.reached(lattice.part(bounds), starts[rows], step, at, most, splits)
+            n_bytes, shells_first = self.bytes_of(wanted)
+            if halves and n_bytes > self.memory_bytes:
+                waiting.extend(reversed(halves))
+            elif wanted.any():
+                yield from self._part(wanted, rows, at, k_stop - k_first, n_bytes, shells_first)
 
     def row_parts(self, starts: Floats, step: Floats, n: int, first: int = 0) -> Iterator[Part]:
         """Cut rows of points, wherever they lie, into groups that follow one another.
@@ -301,34 +293,24 @@ class FieldInParts:
             If a sample is infinite, or not positive where its logarithm is asked for.
         """
 
-        with self._named():
+        def rows_of(pixel: int) -> npt.NDArray[np.integer]:
+            return ring_rows(self.grid, np.arange(*self.chunks.pixels[pixel : pixel + 2]))
+
+        def read(pixel: int, shell: int) -> npt.NDArray[Any]:
+            return self.reader.read(pixel, shell, self.results)
+
+        try:
             return fill_sparsely(
                 self.template,
                 wanted,
                 self.chunks,
                 self.grid.n_pixel,
-                self._rows_of,
-                self._read,
+                rows_of,
+                read,
                 self.value_space,
                 elsewhere=self.elsewhere,
                 shells_first=shells_first,
             )
-
-    def fill_more(self, held: Field, wanted: npt.NDArray[np.bool_]) -> None:
-        """Fill in other chunks of a field from `filled` with ``shells_first``; errors as there."""
-        with self._named():
-            fill_more(held, wanted, self.chunks, self._rows_of, self._read, self.value_space)
-
-    def _rows_of(self, pixel: int) -> npt.NDArray[np.integer]:
-        return ring_rows(self.grid, np.arange(*self.chunks.pixels[pixel : pixel + 2]))
-
-    def _read(self, pixel: int, shell: int) -> npt.NDArray[Any]:
-        return self.reader.read(pixel, shell, self.results)
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
         except GridError as error:
             if not self.name:
                 raise
@@ -348,56 +330,6 @@ class FieldInParts:
             yield part
             # whoever still holds the part must not hold its memory
             del part.field
-
-
-class _Gathered:
-    """A field to which chunks are added while there is room: parts around the Sun read much the same ones.
-
-    Parameters
-    ----------
-    source : FieldInParts
-    """
-
-    def __init__(self, source: FieldInParts) -> None:
-        self._source = source
-        self._field: Field | None = None
-        self._filled = np.zeros(source.reach.shape, dtype=np.bool_)
-        self._room = ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.drop()
-
-    def field_with(self, wanted: npt.NDArray[np.bool_], n_bytes: int) -> Field:
-        """A field that holds some chunks, which take so much memory alone, and maybe others."""
-        source = self._source
-        together = self._filled | wanted
-        if self._field is not None and self._has_room(together):
-            source.fill_more(self._field, wanted & ~self._filled)
-            self._filled = together
-            return self._field
-        self.drop()
-        if source.room is not None:
-            # all of it, for what is added later: to wait for more while one holds some may be to wait for ever
-            self._room.enter_context(source.room.taking(max(n_bytes, source.room.n_bytes)))
-        self._field = source.filled(wanted, shells_first=True)
-        self._filled = wanted
-        return self._field
-
-    def drop(self) -> None:
-        """Give the field's memory back."""
-        self._field = None
-        self._filled = np.zeros_like(self._filled)
-        self._room.close()
-
-    def _has_room(self, wanted: npt.NDArray[np.bool_]) -> bool:
-        source = self._source
-        if source.chunks.window(wanted).stop > source.chunks.window(self._filled).stop:
-            return False
-        n_bytes = committed_bytes_by_shell(wanted, source.chunks, source.n_padded, source.reach.chunk_of_row)
-        return n_bytes <= source.memory_bytes
 
 
 Samples = Field | FieldInParts

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from crdist.errors import PlanTooLargeError
 from crdist_postproc.kernels.field import N_PADDED, Field, ValueSpace, normalise
 
-__all__ = ["Chunks", "committed_bytes", "committed_bytes_by_shell", "fill_more", "fill_sparsely", "reserve"]
+__all__ = ["Chunks", "committed_bytes", "committed_bytes_by_shell", "fill_sparsely", "reserve"]
 
 PAGE = mmap.PAGESIZE
 MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
@@ -152,51 +152,15 @@ def fill_sparsely(
         inside = cells.reshape(n_room, n_pixel, n_padded).transpose(1, 0, 2)
     else:
         inside = cells[window.start :].reshape(n_pixel, n_room, n_padded)
-    _put(inside, window.start, template.n_sample, wanted, chunks, rows_of, read, value_space)
-    return template.over(cells[: n_pixel * n_room].reshape(n_pixel, n_room, n_padded), shells_first=shells_first)
-
-
-def fill_more(
-    field: Field,
-    wanted: npt.NDArray[np.bool_],
-    chunks: Chunks,
-    rows_of: Callable[[int], npt.NDArray[np.integer]],
-    read: Callable[[int, int], npt.NDArray[np.floating]],
-    value_space: ValueSpace,
-) -> None:
-    """Fill in other chunks of a field that `fill_sparsely` made with ``shells_first``.
-
-    Parameters
-    ----------
-    field : Field
-    wanted : ndarray of bool, shape (n_pixel_chunk, n_shell_chunk)
-        Those to fill in, none beyond the last shell that the field has room for.
-    chunks, rows_of, read, value_space
-        As for `fill_sparsely`.
-    """
-    n_pixel, n_room, n_padded = field.values.shape
-    inside = field.values.reshape(n_room, n_pixel, n_padded).transpose(1, 0, 2)
-    _put(inside, 0, field.n_sample, wanted, chunks, rows_of, read, value_space)
-
-
-def _put(
-    inside: npt.NDArray[np.float32],
-    first_shell: int,
-    n_sample: int,
-    wanted: npt.NDArray[np.bool_],
-    chunks: Chunks,
-    rows_of: Callable[[int], npt.NDArray[np.integer]],
-    read: Callable[[int, int], npt.NDArray[np.floating]],
-    value_space: ValueSpace,
-) -> None:
     for pixel_chunk, shell_chunk in np.argwhere(wanted).tolist():
         # a copy: what is read may be somebody's array
         part = np.array(read(pixel_chunk, shell_chunk), dtype=np.float32, order="C")
-        normalise(part, n_sample, value_space)
-        first, last = chunks.shells[shell_chunk : shell_chunk + 2] - first_shell
+        normalise(part, template.n_sample, value_space)
+        first, last = chunks.shells[shell_chunk : shell_chunk + 2] - window.start
         rows = rows_of(pixel_chunk)
-        inside[rows, first:last, :n_sample] = part
-        inside[rows, first:last, n_sample:] = 0.0
+        inside[rows, first:last, : template.n_sample] = part
+        inside[rows, first:last, template.n_sample :] = 0.0
+    return template.over(cells[: n_pixel * n_room].reshape(n_pixel, n_room, n_padded), shells_first=shells_first)
 
 
 def reserve(n_value: int) -> npt.NDArray[np.float32]:
