@@ -7,23 +7,22 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from crdist.errors import CrdistError, RunError
-from crdist_postproc.output import RunFolder, read_partial, write_block, write_last_step
-from crdist_postproc.plan import RunPlan
+from crdist_postproc.books import Books, Piece, Token, run_last_step
+from crdist_postproc.output import RunFolder, write_block
 from crdist_postproc.products import Job
-from crdist_postproc.products.base import Block, Product
+from crdist_postproc.products.base import Block
 from crdist_postproc.source import Source, drop_fields, load_field
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["Books", "Progress", "Step", "Watch", "drive", "run_block", "run_last_step", "wake"]
+__all__ = ["Watch", "drive", "run_block", "wake"]
 
 log = logging.getLogger("crdist.run")
 
@@ -39,36 +38,8 @@ MOST_FAULTS = 10
 
 NAMED_FAULTS = 4
 
-FEW_BLOCKS = 1000
-"""Of so many or fewer, the last ones are a part of a run that counts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Progress of a run, after each block."""
-
-    done: int
-    """Voxel-samples done, in this run and before."""
-    total: int
-    blocks_done: int
-    n_block: int
-    product: str
-
-
-Progress = Callable[[Step], None]
-
 Watch = Callable[[int, int], None]
 """Told about every second how many blocks are done and how many are left; what it raises ends the run."""
-
-Piece = tuple[Job, Block]
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """What a task tells the driver: results stay on the disk."""
-
-    seconds: float
-    bytes_written: int
 
 
 def run_block(folder: RunFolder, job: Job, block: Block, sources: frozenset[Source]) -> Token:
@@ -90,90 +61,6 @@ def run_block(folder: RunFolder, job: Job, block: Block, sources: frozenset[Sour
     result = job.product.compute(block, samples, weight)
     n_bytes = write_block(folder, job.product, block, result)
     return Token(time.monotonic() - started, n_bytes)
-
-
-def run_last_step(folder: RunFolder, job: Job) -> Token:
-    """The task after a product's last block: join what the blocks left, write, record."""
-    started = time.monotonic()
-    product = job.product
-    # most products leave nothing to join, and reading 100,000 empty records takes half a minute
-    joins = getattr(product.finish, "__func__", None) is not Product.finish
-    partials = [read_partial(folder, product, block) for block in product.blocks()] if joins else []
-    write_last_step(folder, product, product.finish(partials))
-    return Token(time.monotonic() - started, 0)
-
-
-class Books:
-    """What is left to do and what was done, kept by the driver."""
-
-    def __init__(
-        self,
-        plan: RunPlan,
-        folder: RunFolder,
-        found: Mapping[str, tuple[set[int], bool]],
-        progress: Progress | None,
-    ) -> None:
-        self.folder = folder
-        self.progress = progress
-        self.jobs = {job.product.name: job for job in plan.jobs}
-        self.sources = plan.sources
-        self.left = {
-            name: {block.index for block in job.product.blocks()} - found[name][0] for name, job in self.jobs.items()
-        }
-        self.missing: list[Piece] = [
-            (job, block)
-            for job in plan.jobs
-            for block in job.product.blocks()
-            if block.index in self.left[job.product.name]
-        ]
-        if plan.in_parts:
-            # blocks of all products that read the same samples, one after the other
-            self.missing.sort(key=lambda piece: piece[0].product.place(piece[1]))
-        self.block_seconds = {product.name: product.block_seconds for product in plan.products}
-        self.in_parts = plan.in_parts
-        self.n_missing = len(self.missing)
-        self.n_block = plan.n_block
-        self.total = plan.work
-        self.done = plan.work - sum(job.product.work(block) for job, block in self.missing)
-        self.computed = 0
-        self.bytes_written = 0
-        self.seconds = dict.fromkeys(self.jobs, 0.0)
-        for name, job in self.jobs.items():
-            if not self.left[name] and not found[name][1]:
-                self.join(job)
-
-    @property
-    def n_left(self) -> int:
-        """Blocks that are not done."""
-        return sum(map(len, self.left.values()))
-
-    def for_threads(self) -> list[Piece]:
-        """What is left, for threads side by side: long blocks first, or most wait for one that was begun late.
-
-        Of many blocks that is a small part of the time: then products are finished in the recipe's order.
-        """
-        if self.in_parts or len(self.missing) > FEW_BLOCKS:
-            return self.missing
-        return sorted(self.missing, key=lambda piece: -self.block_seconds[piece[0].product.name])
-
-    def take(self, block: Block, token: Token) -> bool:
-        """Count a finished block; whether it was the last of its product, so that they can be joined."""
-        job = self.jobs[block.product]
-        self.computed += 1
-        self.bytes_written += token.bytes_written
-        self.seconds[block.product] += token.seconds
-        self.done += job.product.work(block)
-        self.left[block.product].discard(block.index)
-        log.info("block %s done in %.2f s", block.name, token.seconds)
-        if self.progress is not None:
-            self.progress(Step(self.done, self.total, self.n_block - self.n_left, self.n_block, block.product))
-        return not self.left[block.product]
-
-    def join(self, job: Job, token: Token | None = None) -> None:
-        """Count a product's last step, which is done here where no token says that it was done elsewhere."""
-        token = token or run_last_step(self.folder, job)
-        self.seconds[job.product.name] += token.seconds
-        log.info("last step of %s done in %.2f s", job.product.name, token.seconds)
 
 
 def drive(books: Books, client: Client | None = None, watch: Watch | None = None) -> None:
@@ -282,6 +169,7 @@ class _Drive:
         self.books, self.client, self.faults, self.watch = books, client, faults, watch
         self.sent: dict[Future, Piece] = {}
         self.ended: SimpleQueue[Future] = SimpleQueue()
+        self.alone = False
         self.joining: dict[Future, Job] = {}
         self.lost: list[Future] = []
         self.suspects: list[Piece] = []
@@ -293,7 +181,7 @@ class _Drive:
             self._through(self.books.for_threads(), self._ahead)
             # A block that ends its worker takes others down with it, as often as it is tried. Alone, each shows
             # whether it was the one.
-            suspects, self.suspects = self.suspects, []
+            suspects, self.suspects, self.alone = self.suspects, [], True
             if suspects:
                 log.warning(
                     "at work when workers were lost, now one by one: %s", _names([block for _, block in suspects])
@@ -411,6 +299,10 @@ class _Drive:
             self._join(piece[0])
 
     def _join(self, job: Job) -> None:
+        if self.alone:
+            # a suspected block shares its worker with nothing that might end it
+            self.books.join(job)
+            return
         key = f"{job.product.name}-last-{os.urandom(4).hex()}"
         future = self.client.submit(run_last_step, self.books.folder, job, key=key, pure=False)
         self.joining[future] = job

@@ -17,7 +17,8 @@ from crdist.durable import write_durably
 from crdist.errors import SchemaError, StoreExistsError
 from crdist.run_guard import explained, locked, logged
 from crdist.schema import versions
-from crdist_postproc.driving import Books, Progress, Step, Watch, drive, wake
+from crdist_postproc.books import Books, Progress, Step
+from crdist_postproc.driving import Watch, drive, wake
 from crdist_postproc.output import (
     RunFolder,
     create_products,
