@@ -119,6 +119,8 @@ def execute(
 ) -> RunReport:
     """Run a plan; see `run_products`, and `crdist_postproc.driving.drive` for ``watch``."""
     started = time.monotonic()
+    if client is not None:
+        wake(client)
     attributes = _attributes(plan)
     folder = RunFolder(path.absolute(), _key(attributes))
     with explained(path, "run the same command again"):
@@ -127,8 +129,6 @@ def execute(
         with locked(folder.path, folder.store), logged(folder.log):
             # again, for a run that ended between the look and the lock
             _refuse_another(attributes, path)
-            if client is not None:
-                wake(client)
             _begin(plan, folder, attributes)
             recorded = folder.recorded()
             found = {job.product.name: finished_blocks(folder, job.product, recorded) for job in plan.jobs}
