@@ -9,6 +9,7 @@ import platform
 import shutil
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,21 @@ from crdist.errors import StoreExistsError
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
 
-__all__ = ["DurableStore", "flush_folder", "make_folder", "new_store", "remove_partial_files", "write_durably"]
+__all__ = [
+    "DurableStore",
+    "flush_folder",
+    "flush_tree",
+    "make_folder",
+    "new_store",
+    "remove_partial_files",
+    "write_durably",
+]
 
 PARTIAL_SUFFIX = ".partial"
 """Suffix of a file that is still being written; zarr's local store uses the same."""
+
+
+FLUSHED_AT_ONCE = 8
 
 
 class DurableStore(LocalStore):
@@ -98,8 +110,11 @@ def new_store(path: str | Path) -> Iterator[Path]:
 
 def remove_partial_files(folder: Path) -> None:
     """Remove what a killed writer left half-written below ``folder``."""
-    for path in folder.rglob(f"*{PARTIAL_SUFFIX}"):
-        path.unlink(missing_ok=True)
+    # a store may have millions of files: Path.rglob takes ten times as long
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if name.endswith(PARTIAL_SUFFIX):
+                Path(place, name).unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:
@@ -113,6 +128,22 @@ def make_folder(folder: Path) -> None:
 def flush_folder(folder: Path) -> None:
     """Put the entries of a folder on the disk: names that were made, renamed or removed in it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_tree(folder: Path) -> None:
+    """Put all of a folder on the disk that was written without: sooner done than file by file, as many go at once."""
+    with ThreadPoolExecutor(FLUSHED_AT_ONCE) as pool:
+        for place, _, names in os.walk(folder):
+            # one that is not a folder can be flushed through a descriptor to read, too
+            list(pool.map(_flush, [place, *(os.path.join(place, name) for name in names)]))
+
+
+def _flush(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from crdist.errors import CrdistError, RunError
-from crdist_postproc.output import RunFolder, read_partial, write_block, write_last_step
-from crdist_postproc.plan import RunPlan
+from crdist_postproc.books import Books, Piece, Token, run_last_step
+from crdist_postproc.output import RunFolder, write_block
 from crdist_postproc.products import Job
 from crdist_postproc.products.base import Block
 from crdist_postproc.source import Source, drop_fields, load_field
@@ -21,7 +22,7 @@ from crdist_postproc.source import Source, drop_fields, load_field
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["Books", "Progress", "Step", "Watch", "drive", "run_block"]
+__all__ = ["Watch", "drive", "run_block", "wake"]
 
 log = logging.getLogger("crdist.run")
 
@@ -37,33 +38,8 @@ MOST_FAULTS = 10
 
 NAMED_FAULTS = 4
 
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Progress of a run, after each block."""
-
-    done: int
-    """Voxel-samples done, in this run and before."""
-    total: int
-    blocks_done: int
-    n_block: int
-    product: str
-
-
-Progress = Callable[[Step], None]
-
 Watch = Callable[[int, int], None]
 """Told about every second how many blocks are done and how many are left; what it raises ends the run."""
-
-Piece = tuple[Job, Block]
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """What a task tells the driver: results stay on the disk."""
-
-    seconds: float
-    bytes_written: int
 
 
 def run_block(folder: RunFolder, job: Job, block: Block, sources: frozenset[Source]) -> Token:
@@ -85,68 +61,6 @@ def run_block(folder: RunFolder, job: Job, block: Block, sources: frozenset[Sour
     result = job.product.compute(block, samples, weight)
     n_bytes = write_block(folder, job.product, block, result)
     return Token(time.monotonic() - started, n_bytes)
-
-
-class Books:
-    """What is left to do and what was done, kept by the driver."""
-
-    def __init__(
-        self,
-        plan: RunPlan,
-        folder: RunFolder,
-        found: Mapping[str, tuple[set[int], bool]],
-        progress: Progress | None,
-    ) -> None:
-        self.folder = folder
-        self.progress = progress
-        self.jobs = {job.product.name: job for job in plan.jobs}
-        self.sources = plan.sources
-        self.left = {
-            name: {block.index for block in job.product.blocks()} - found[name][0] for name, job in self.jobs.items()
-        }
-        self.missing: list[Piece] = [
-            (job, block)
-            for job in plan.jobs
-            for block in job.product.blocks()
-            if block.index in self.left[job.product.name]
-        ]
-        if plan.in_parts:
-            # blocks of all products that read the same samples, one after the other
-            self.missing.sort(key=lambda piece: piece[0].product.place(piece[1]))
-        self.n_missing = len(self.missing)
-        self.n_block = plan.n_block
-        self.total = plan.work
-        self.done = plan.work - sum(job.product.work(block) for job, block in self.missing)
-        self.computed = 0
-        self.bytes_written = 0
-        self.seconds = dict.fromkeys(self.jobs, 0.0)
-        for name, job in self.jobs.items():
-            if not self.left[name] and not found[name][1]:
-                self._last_step(job)
-
-    @property
-    def n_left(self) -> int:
-        """Blocks that are not done."""
-        return sum(map(len, self.left.values()))
-
-    def take(self, block: Block, token: Token) -> None:
-        """Count a finished block; after a product's last one, join them."""
-        job = self.jobs[block.product]
-        self.computed += 1
-        self.bytes_written += token.bytes_written
-        self.seconds[block.product] += token.seconds
-        self.done += job.product.work(block)
-        self.left[block.product].discard(block.index)
-        log.info("block %s done in %.2f s", block.name, token.seconds)
-        if not self.left[block.product]:
-            self._last_step(job)
-        if self.progress is not None:
-            self.progress(Step(self.done, self.total, self.n_block - self.n_left, self.n_block, block.product))
-
-    def _last_step(self, job: Job) -> None:
-        product = job.product
-        partials = [read_partial(self.folder, product, block) for block in product.blocks()]
-        write_last_step(self.folder, product, product.finish(partials))
 
 
 def drive(books: Books, client: Client | None = None, watch: Watch | None = None) -> None:
@@ -184,9 +98,24 @@ def _drive_here(books: Books, faults: _Faults, watch: Watch | None) -> None:
         except Exception as error:
             faults.add(block, error)
             continue
-        books.take(block, token)
+        if books.take(block, token):
+            books.join(job)
         if watch is not None:
             watch(books.n_block - books.n_left, books.n_left)
+
+
+def wake(client: Client) -> None:
+    """Let workers that are there load the programs that blocks need, and return at once; later ones do so by need."""
+    with suppress(Exception):
+        call: Any = client._run
+        asyncio.run_coroutine_threadsafe(call(load_programs, on_error="ignore"), client.loop.asyncio_loop)
+
+
+def load_programs() -> None:
+    """Import what the products of a recipe compute with: a second, where blocks take tenths of one."""
+    from crdist_postproc.products import maps, profiles, sky
+
+    log.debug("loaded %s", ", ".join(module.__name__ for module in (maps, profiles, sky)))
 
 
 class _Faults:
@@ -240,6 +169,8 @@ class _Drive:
         self.books, self.client, self.faults, self.watch = books, client, faults, watch
         self.sent: dict[Future, Piece] = {}
         self.ended: SimpleQueue[Future] = SimpleQueue()
+        self.alone = False
+        self.joining: dict[Future, Job] = {}
         self.lost: list[Future] = []
         self.suspects: list[Piece] = []
         self.last_worker = time.monotonic()
@@ -247,10 +178,10 @@ class _Drive:
     def run(self) -> None:
         """Compute every missing block; those that were at work when a worker was lost too often, again and alone."""
         try:
-            self._through(self.books.missing, self._ahead)
+            self._through(self.books.for_threads(), self._ahead)
             # A block that ends its worker takes others down with it, as often as it is tried. Alone, each shows
             # whether it was the one.
-            suspects, self.suspects = self.suspects, []
+            suspects, self.suspects, self.alone = self.suspects, [], True
             if suspects:
                 log.warning(
                     "at work when workers were lost, now one by one: %s", _names([block for _, block in suspects])
@@ -266,14 +197,21 @@ class _Drive:
         waiting = iter(pieces)
         looked, allowed = time.monotonic(), most()
         self._fill(waiting, allowed)
-        while self.sent:
-            for future in self._next():
-                self._settle(future)
+        while self.sent or self.joining:
+            ended = self._next()
+            tokens = self._tokens(ended)
+            for future in ended:
+                if future in self.joining:
+                    self._joined(future, tokens.get(future))
+                else:
+                    self._settle(future, tokens.get(future))
             if time.monotonic() - looked >= WAKE_SECONDS:
                 looked, allowed = time.monotonic(), most()
             self._fill(waiting, allowed)
             if self.watch is not None:
-                self.watch(self.books.n_block - self.books.n_left, self.books.n_left)
+                # what is being joined needs a worker, too
+                left = self.books.n_left + len(self.joining)
+                self.watch(self.books.n_block - left, left)
             elif time.monotonic() - self.last_worker > ALONE_SECONDS:
                 raise RunError(
                     f"no worker for {ALONE_SECONDS / 60:.0f} min; finished blocks are kept: start workers and run the "
@@ -290,15 +228,17 @@ class _Drive:
         return max(2, len(self.sent))
 
     def _fill(self, waiting: Iterator[Piece], allowed: int) -> None:
-        while len(self.sent) < allowed:
-            piece = next(waiting, None)
-            if piece is None:
-                return
-            job, block = piece
-            key = f"{block.name}-{os.urandom(4).hex()}"
-            future = self.client.submit(
-                run_block, self.books.folder, job, block, self.books.sources, key=key, pure=False
-            )
+        """Send as many as are allowed and not there yet, in one message: the more there are, the less each costs."""
+        pieces = list(itertools.islice(waiting, max(0, allowed - len(self.sent))))
+        if not pieces:
+            return
+        n, books = len(pieces), self.books
+        jobs, blocks = zip(*pieces, strict=True)
+        keys = [f"{block.name}-{os.urandom(4).hex()}" for block in blocks]
+        futures = self.client.map(
+            run_block, [books.folder] * n, jobs, blocks, [books.sources] * n, key=keys, pure=False
+        )
+        for future, piece in zip(futures, pieces, strict=True):
             self.sent[future] = piece
             future.add_done_callback(self.ended.put)
 
@@ -312,39 +252,70 @@ class _Drive:
                 found.append(self.ended.get_nowait())
         return found
 
-    def _settle(self, future: Future) -> None:
+    def _tokens(self, ended: list[Future]) -> dict[Future, Token]:
+        """The tokens of tasks that went well, in one message; none where a worker is being lost just now."""
+        well = [future for future in ended if future.status == "finished"]
+        if not well:
+            return {}
+        with suppress(Exception):
+            gather: Any = self.client._gather
+            tokens = self.client.sync(gather, well, errors="skip", callback_timeout=RESULT_SECONDS)
+            if len(tokens) == len(well):
+                return dict(zip(well, tokens, strict=True))
+        return {}
+
+    def _settle(self, future: Future, token: Token | None) -> None:
         from distributed.scheduler import KilledWorker
 
-        if not future.done():
-            # its worker was lost before the token was fetched; Dask computes it again
-            self.lost.append(future)
-            return
         piece = self.sent[future]
         _, block = piece
-        if future.status == "cancelled" or self.client.status == "closed":
-            raise RunError(
-                "the connection to the Dask scheduler was lost; finished blocks are kept: run the same command again"
-            )
-        try:
-            error = future.exception(timeout=RESULT_SECONDS)
-            token = future.result(timeout=RESULT_SECONDS) if error is None else None
-        except (OSError, TimeoutError):
-            # its worker is being lost just now
-            self.lost.append(future)
-            return
-        except Exception as late:
-            error, token = late, None
+        error: BaseException | None = None
+        if token is None:
+            if not future.done():
+                # its worker was lost before the token was fetched; Dask computes it again
+                self.lost.append(future)
+                return
+            if future.status == "cancelled" or self.client.status == "closed":
+                raise RunError(
+                    "the connection to the Dask scheduler was lost; finished blocks are kept: run the same command "
+                    "again"
+                )
+            try:
+                error = future.exception(timeout=RESULT_SECONDS)
+                token = future.result(timeout=RESULT_SECONDS) if error is None else None
+            except (OSError, TimeoutError):
+                # its worker is being lost just now
+                self.lost.append(future)
+                return
+            except Exception as late:
+                error, token = late, None
         del self.sent[future]
         future.release()
         if isinstance(error, KilledWorker):
             self.suspects.append(piece)
         elif error is not None:
             self.faults.add(block, error)
-        elif token is not None:
-            self.books.take(block, token)
+        elif token is not None and self.books.take(block, token):
+            self._join(piece[0])
+
+    def _join(self, job: Job) -> None:
+        if self.alone:
+            # a suspected block shares its worker with nothing that might end it
+            self.books.join(job)
+            return
+        key = f"{job.product.name}-last-{os.urandom(4).hex()}"
+        future = self.client.submit(run_last_step, self.books.folder, job, key=key, pure=False)
+        self.joining[future] = job
+        future.add_done_callback(self.ended.put)
+
+    def _joined(self, future: Future, token: Token | None) -> None:
+        """Note that a last step was done; what cannot be done there is done here, with the error that it may have."""
+        job = self.joining.pop(future)
+        future.release()
+        self.books.join(job, token)
 
     def _clean(self) -> None:
-        for future in self.sent:
+        for future in (*self.sent, *self.joining):
             future.release()
         if self.client.status == "running":
             with suppress(Exception):

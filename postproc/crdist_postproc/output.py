@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec
+from zarr.storage import MemoryStore
 
-from crdist.durable import DurableStore, remove_partial_files, write_durably
+from crdist.durable import flush_tree, remove_partial_files, write_durably
 from crdist.errors import RunError, SchemaError
 from crdist.schema import PRODUCTS_SCHEMA, SCHEMA_VERSION, open_group
 from crdist.store import consolidate, new_store, open_for_writing
 from crdist_postproc.products.base import ArraySpec, Block, BlockResult, Coordinate, Product
+
+if TYPE_CHECKING:
+    from zarr.core.buffer import Buffer
 
 __all__ = [
     "RunFolder",
@@ -65,7 +70,11 @@ class RunFolder:
 
     def record(self, product: str, block: str) -> Path:
         """The record of a block, or of a product's last step."""
-        return self.done / f"{product}--{block}.npz"
+        return self.done / _record_name(product, block)
+
+    def recorded(self) -> frozenset[str]:
+        """Names of all records, read at once."""
+        return frozenset(os.listdir(self.done)) if self.done.exists() else frozenset()
 
     def prepare(self) -> None:
         """Create the folders."""
@@ -100,8 +109,10 @@ def create_products(path: Path, products: Sequence[Product], attributes: Mapping
         If the folder exists.
     """
     with new_store(path) as folder:
+        # nobody sees the folder before it is whole: its hundreds of small files are made, written and flushed together
+        files: dict[str, Buffer] = {}
         root = zarr.create_group(
-            DurableStore(folder),
+            MemoryStore(files),
             attributes={
                 "schema": PRODUCTS_SCHEMA,
                 "schema_version": SCHEMA_VERSION,
@@ -127,7 +138,12 @@ def create_products(path: Path, products: Sequence[Product], attributes: Mapping
                 _create_coordinate(group, coordinate)
             for spec in product.arrays():
                 _create_array(group, spec)
+        for name, content in files.items():
+            file = folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content.to_bytes())
         consolidate(folder)
+        flush_tree(folder)
 
 
 def write_block(folder: RunFolder, product: Product, block: Block, result: BlockResult) -> int:
@@ -153,18 +169,28 @@ def write_last_step(folder: RunFolder, product: Product, arrays: Mapping[str, Ar
     write_durably(folder.record(product.name, LAST_STEP), _pack({}))
 
 
-def finished_blocks(folder: RunFolder, product: Product) -> tuple[set[int], bool]:
+def finished_blocks(
+    folder: RunFolder, product: Product, recorded: Collection[str] | None = None
+) -> tuple[set[int], bool]:
     """The indices of the blocks that are done, and whether the last step is.
 
     A record counts if all its files are there, too, and not empty.
+
+    Parameters
+    ----------
+    folder : RunFolder
+    product : Product
+    recorded : collection of str, optional
+        What `RunFolder.recorded` says, where it is known already.
     """
-    done = {
-        block.index
-        for block in product.blocks()
-        if folder.record(product.name, block.name).exists() and _present(_block_files(folder.store, product, block))
-    }
-    last = folder.record(product.name, LAST_STEP).exists() and _present(_last_files(folder.store, product))
-    return done, last and len(done) == len(product.blocks())
+    if recorded is None:
+        recorded = folder.recorded()
+    blocks = product.blocks()
+    named = [block for block in blocks if _record_name(product.name, block.name) in recorded] if recorded else []
+    files = _BlockFiles(folder.store, product)
+    done = {block.index for block in named if _present(files.of(block))}
+    last = _record_name(product.name, LAST_STEP) in recorded and _present(_last_files(folder.store, product))
+    return done, last and len(done) == len(blocks)
 
 
 def read_partial(folder: RunFolder, product: Product, block: Block) -> dict[str, Array]:
@@ -247,25 +273,43 @@ def _write_region(store: Path, product: Product, name: str, block: Block, values
     return values.nbytes
 
 
-def _block_files(store: Path, product: Product, block: Block) -> list[Path]:
-    """The files that a block writes."""
-    if not product.blocks_write(block):
-        return []
-    starts = {dim: start for dim, (start, _) in zip(product.dims, block.bounds, strict=False)}
-    return [
-        _file(
-            store, product, spec, [starts.get(dim, 0) // size for dim, size in zip(spec.dims, spec.chunks, strict=True)]
-        )
-        for spec in product.arrays()
-        if _is_cut(product, spec)
-    ]
+def _record_name(product: str, block: str) -> str:
+    return f"{product}--{block}.npz"
 
 
-def _last_files(store: Path, product: Product) -> list[Path]:
+class _BlockFiles:
+    """The files that blocks write: there may be a million of these, so what they share is made once.
+
+    Parameters
+    ----------
+    store : Path
+    product : Product
+    """
+
+    def __init__(self, store: Path, product: Product) -> None:
+        self._product, self._dims = product, product.dims
+        self._arrays = [
+            (_chunks_folder(store, product, spec), list(zip(spec.dims, spec.chunks, strict=True)))
+            for spec in product.arrays()
+            if _is_cut(product, spec)
+        ]
+
+    def of(self, block: Block) -> list[str]:
+        """Those of one block."""
+        if not self._product.blocks_write(block):
+            return []
+        starts = {dim: start for dim, (start, _) in zip(self._dims, block.bounds, strict=False)}
+        return [
+            os.path.join(folder, *(str(starts.get(dim, 0) // size) for dim, size in cut))
+            for folder, cut in self._arrays
+        ]
+
+
+def _last_files(store: Path, product: Product) -> list[str]:
     """The files that the last step writes: arrays in one piece."""
     by_blocks = any(map(product.blocks_write, product.blocks()))
     return [
-        _file(store, product, spec, [0] * len(spec.shape))
+        os.path.join(_chunks_folder(store, product, spec), *("0" for _ in spec.shape))
         for spec in product.arrays()
         if not (by_blocks and _is_cut(product, spec))
     ]
@@ -276,12 +320,16 @@ def _is_cut(product: Product, spec: ArraySpec) -> bool:
     return set(product.dims) <= set(spec.dims)
 
 
-def _file(store: Path, product: Product, spec: ArraySpec, index: list[int]) -> Path:
-    return store.joinpath(product.name, spec.name, "c", *map(str, index))
+def _chunks_folder(store: Path, product: Product, spec: ArraySpec) -> str:
+    return str(store.joinpath(product.name, spec.name, "c"))
 
 
-def _present(files: list[Path]) -> bool:
-    return all(path.exists() and path.stat().st_size > 0 for path in files)
+def _present(files: list[str]) -> bool:
+    """Whether all are there and not empty."""
+    try:
+        return all(os.stat(path).st_size > 0 for path in files)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _open(store: Path, product: str, name: str) -> zarr.Array[Any]:

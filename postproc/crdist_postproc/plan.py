@@ -38,6 +38,10 @@ WORK_PER_CORE_HOUR = 10**12
 """Voxel-samples, about: 300 million a second."""
 
 
+WRITTEN_A_SECOND = 2 * 10**8
+"""Bytes that a thread encodes and flushes, about."""
+
+
 @dataclass(frozen=True, slots=True)
 class Workers:
     """Where a run computes."""
@@ -75,6 +79,12 @@ class ProductPlan:
     """Upper bound on the memory of one block beside the source."""
     inside: float | None
     """Part of the voxels that lies inside the data, about; None where the product has no voxels."""
+
+    @property
+    def block_seconds(self) -> float:
+        """Time that a block takes in one thread, very roughly: good enough to tell long ones from short ones."""
+        core_seconds = 3600 * self.work / WORK_PER_CORE_HOUR + self.bytes_written / WRITTEN_A_SECOND
+        return core_seconds / self.n_block
 
 
 @dataclass(frozen=True, slots=True)

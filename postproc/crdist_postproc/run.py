@@ -17,7 +17,8 @@ from crdist.durable import write_durably
 from crdist.errors import SchemaError, StoreExistsError
 from crdist.run_guard import explained, locked, logged
 from crdist.schema import versions
-from crdist_postproc.driving import Books, Progress, Step, Watch, drive
+from crdist_postproc.books import Books, Progress, Step
+from crdist_postproc.driving import Watch, drive, wake
 from crdist_postproc.output import (
     RunFolder,
     create_products,
@@ -118,6 +119,8 @@ def execute(
 ) -> RunReport:
     """Run a plan; see `run_products`, and `crdist_postproc.driving.drive` for ``watch``."""
     started = time.monotonic()
+    if client is not None:
+        wake(client)
     attributes = _attributes(plan)
     folder = RunFolder(path.absolute(), _key(attributes))
     with explained(path, "run the same command again"):
@@ -127,7 +130,9 @@ def execute(
             # again, for a run that ended between the look and the lock
             _refuse_another(attributes, path)
             _begin(plan, folder, attributes)
-            found = {job.product.name: finished_blocks(folder, job.product) for job in plan.jobs}
+            recorded = folder.recorded()
+            found = {job.product.name: finished_blocks(folder, job.product, recorded) for job in plan.jobs}
+            del recorded
             books = Books(plan, folder, found, progress)
             n_found = plan.n_block - books.n_missing
             log.info("%d of %d blocks to compute, %d found done", books.n_missing, plan.n_block, n_found)

@@ -3,6 +3,7 @@
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from distributed import Client, LocalCluster
@@ -10,14 +11,15 @@ from distributed import Client, LocalCluster
 from command import fingerprint
 from crdist.errors import RunError
 from crdist_cluster import local_client
-from crdist_postproc import driving
+from crdist_postproc import books, driving
+from crdist_postproc.books import Books
 from crdist_postproc.driving import MOST_FAULTS, run_block
 from crdist_postproc.output import RunFolder
 from crdist_postproc.plan import plan_run
 from crdist_postproc.recipe import Recipe
 from crdist_postproc.run import execute
 from galaxies import SMALL_RECIPE, small_posterior
-from poisoned import end_the_worker, fail, fill_the_disk, poison
+from poisoned import JoinedHereAlone, end_the_worker, fail, fill_the_disk, poison
 
 # every new worker loads and compiles what its blocks need: two kernels are enough here
 FEW = {**SMALL_RECIPE, "products": ["midplane", "projection_x", "projection_z"]}
@@ -76,6 +78,27 @@ def test_a_block_that_ends_its_worker_is_named_and_all_others_are_finished(whole
     report = execute(plan, whole / "deadly.zarr")
     assert report.blocks_computed == 1
     assert fingerprint(whole / "deadly.zarr") == fingerprint(whole / "whole.zarr")
+
+
+def test_a_last_step_that_ends_its_worker_is_done_by_the_driver(whole):
+    plan = plan_of(whole, "joined.zarr")
+    jobs = (replace(job, product=JoinedHereAlone(job.product)) for job in plan.jobs)
+    with local_client(1, 2, 1024**3, allowed_losses=0) as client:
+        execute(replace(plan, jobs=tuple(jobs)), whole / "joined.zarr", client=client)
+        assert not client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.tasks)
+    assert fingerprint(whole / "joined.zarr") == fingerprint(whole / "whole.zarr")
+
+
+def test_of_few_blocks_the_long_ones_come_first_of_many_the_recipes_order_holds(whole, monkeypatch):
+    plan = plan_of(whole, "ordered.zarr", {**FEW, "products": ["midplane", "radial", "projection_x", "volume"]})
+    found = {job.product.name: (set(), False) for job in plan.jobs}
+    made = Books(plan, RunFolder(whole / "ordered.zarr", "key"), found, None)
+    seconds = {product.name: product.block_seconds for product in plan.products}
+    order = [block.product for _, block in made.for_threads()]
+    assert order == sorted((block.product for _, block in made.missing), key=lambda name: -seconds[name])
+    assert order != [block.product for _, block in made.missing]
+    monkeypatch.setattr(books, "FEW_BLOCKS", plan.n_block - 1)
+    assert made.for_threads() == made.missing
 
 
 def test_a_block_that_fails_is_named_and_all_others_are_finished(whole):

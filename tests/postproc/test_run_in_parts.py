@@ -13,7 +13,7 @@ from crdist import store
 from crdist.errors import PlanTooLargeError
 from crdist.grids import SphericalGrid
 from crdist_postproc import parts
-from crdist_postproc.driving import Books
+from crdist_postproc.books import Books
 from crdist_postproc.memory import least_memory
 from crdist_postproc.output import RunFolder
 from crdist_postproc.parts import Room

@@ -1,0 +1,129 @@
+"""What a run has done and what is left, kept by its driver; the last step of a product, which joins its blocks."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from crdist_postproc.output import RunFolder, read_partial, write_last_step
+from crdist_postproc.plan import RunPlan
+from crdist_postproc.products import Job
+from crdist_postproc.products.base import Block, Product
+
+__all__ = ["Books", "Piece", "Progress", "Step", "Token", "run_last_step"]
+
+log = logging.getLogger("crdist.run")
+
+FEW_BLOCKS = 1000
+"""Of so many or fewer, the last ones are a part of a run that counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Progress of a run, after each block."""
+
+    done: int
+    """Voxel-samples done, in this run and before."""
+    total: int
+    blocks_done: int
+    n_block: int
+    product: str
+
+
+Progress = Callable[[Step], None]
+
+Piece = tuple[Job, Block]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What a task tells the driver: results stay on the disk."""
+
+    seconds: float
+    bytes_written: int
+
+
+def run_last_step(folder: RunFolder, job: Job) -> Token:
+    """The task after a product's last block: join what the blocks left, write, record."""
+    started = time.monotonic()
+    product = job.product
+    # most products leave nothing to join, and there may be a million records
+    joins = getattr(product.finish, "__func__", None) is not Product.finish
+    partials = [read_partial(folder, product, block) for block in product.blocks()] if joins else []
+    write_last_step(folder, product, product.finish(partials))
+    return Token(time.monotonic() - started, 0)
+
+
+class Books:
+    """What is left to do and what was done, kept by the driver."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        folder: RunFolder,
+        found: Mapping[str, tuple[set[int], bool]],
+        progress: Progress | None,
+    ) -> None:
+        self.folder = folder
+        self.progress = progress
+        self.jobs = {job.product.name: job for job in plan.jobs}
+        self.sources = plan.sources
+        self.left = {
+            name: {block.index for block in job.product.blocks()} - found[name][0] for name, job in self.jobs.items()
+        }
+        self.missing: list[Piece] = [
+            (job, block)
+            for job in plan.jobs
+            for block in job.product.blocks()
+            if block.index in self.left[job.product.name]
+        ]
+        if plan.in_parts:
+            # blocks of all products that read the same samples, one after the other
+            self.missing.sort(key=lambda piece: piece[0].product.place(piece[1]))
+        self.block_seconds = {product.name: product.block_seconds for product in plan.products}
+        self.in_parts = plan.in_parts
+        self.n_missing = len(self.missing)
+        self.n_block = plan.n_block
+        self.total = plan.work
+        self.done = plan.work - sum(job.product.work(block) for job, block in self.missing)
+        self.computed = 0
+        self.bytes_written = 0
+        self.seconds = dict.fromkeys(self.jobs, 0.0)
+        for name, job in self.jobs.items():
+            if not self.left[name] and not found[name][1]:
+                self.join(job)
+
+    @property
+    def n_left(self) -> int:
+        """Blocks that are not done."""
+        return sum(map(len, self.left.values()))
+
+    def for_threads(self) -> list[Piece]:
+        """What is left, for threads side by side: long blocks first, or most wait for one that was begun late.
+
+        Of many blocks that is a small part of the time: then products are finished in the recipe's order.
+        """
+        if self.in_parts or len(self.missing) > FEW_BLOCKS:
+            return self.missing
+        return sorted(self.missing, key=lambda piece: -self.block_seconds[piece[0].product.name])
+
+    def take(self, block: Block, token: Token) -> bool:
+        """Count a finished block; whether it was the last of its product, so that they can be joined."""
+        job = self.jobs[block.product]
+        self.computed += 1
+        self.bytes_written += token.bytes_written
+        self.seconds[block.product] += token.seconds
+        self.done += job.product.work(block)
+        self.left[block.product].discard(block.index)
+        log.info("block %s done in %.2f s", block.name, token.seconds)
+        if self.progress is not None:
+            self.progress(Step(self.done, self.total, self.n_block - self.n_left, self.n_block, block.product))
+        return not self.left[block.product]
+
+    def join(self, job: Job, token: Token | None = None) -> None:
+        """Count a product's last step, which is done here where no token says that it was done elsewhere."""
+        token = token or run_last_step(self.folder, job)
+        self.seconds[job.product.name] += token.seconds
+        log.info("last step of %s done in %.2f s", job.product.name, token.seconds)
