@@ -36,6 +36,9 @@ PRODUCT_ROOT_KEYS = ("status", "quantity", "n_sample", "frame", "recipe", "prove
 STATISTICS = ("mean", "std")
 """What every product has."""
 
+INCOMPLETE = "incomplete"
+"""How the problem of an array begins whose run has not ended."""
+
 Index = tuple[int, ...]
 
 
@@ -120,7 +123,7 @@ def check_store(path: str | Path, progress: Callable[[int, int], None] | None = 
             if progress is not None:
                 progress(done, total)
         if missing and running:
-            problems.append(Problem(name, None, None, f"incomplete: {n_file - len(missing)} of {n_file} blocks"))
+            problems.append(Problem(name, None, None, f"{INCOMPLETE}: {n_file - len(missing)} of {n_file} blocks"))
         else:
             problems += [Problem(name, file, None, "the file is missing") for file in missing]
     return problems
@@ -318,7 +321,7 @@ def _check_products(root: zarr.Group) -> list[Problem]:
     ]
     status = attrs.get("status")
     if status == "running":
-        problems.append(Problem("", None, None, "the run is not complete (status = 'running'); run it again to go on"))
+        problems.append(Problem("", None, None, f"{INCOMPLETE}: the run has not ended (status = 'running')"))
     elif "status" in attrs and status != "complete":
         problems.append(Problem("", None, None, f"attribute status = {status!r}, expected 'complete' or 'running'"))
     if "frame" in attrs:

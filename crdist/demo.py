@@ -33,7 +33,8 @@ def run_demo(folder: Path, workers: Workers, infer: Callable[[Any, Path, bool], 
     Parameters
     ----------
     folder : Path
-        Folder to create; that of an earlier demonstration is replaced, one that was interrupted is continued.
+        Folder to create; that of an earlier demonstration of the same kind is replaced, one that was interrupted is
+        continued.
     workers : Workers
         Threads and memory for the products.
     infer : callable
@@ -58,7 +59,7 @@ def run_demo(folder: Path, workers: Workers, infer: Callable[[Any, Path, bool], 
     from crdist_postproc.recipe import Recipe
 
     figure = folder / "overview.png"
-    _take(folder, keep=not figure.exists())
+    _take(folder, "inference", keep=not figure.exists())
     source = packaged_run_file("demo")
     run = RunFile.from_yaml(source)
     print(f"1/3  crdist infer {source.name}: a synthetic sky (a model, not data) in the published layouts, and geoVI")
@@ -84,7 +85,7 @@ def run_gas_demo(folder: Path, workers: Workers) -> Path:
     from crdist_postproc.plan import plan_run
     from crdist_postproc.recipe import Recipe
 
-    _take(folder, keep=False)
+    _take(folder, "gas", keep=False)
     published, posterior, products = folder / "gas.fits", folder / "gas.zarr", folder / "products.zarr"
     print("1/4  a synthetic galaxy's gas (a model, not data), in the layout of a published map")
     write_published_gas(published)
@@ -103,13 +104,16 @@ def _need(*packages: str) -> None:
             raise DependencyError(f"the demo needs {package}; install crdist with its extra {PACKAGES[package]!r}")
 
 
-def _take(folder: Path, *, keep: bool) -> None:
-    """Make the folder of a demonstration, or take over that of an earlier one."""
+def _take(folder: Path, kind: str, *, keep: bool) -> None:
+    """Make the folder of a demonstration, or take over that of an earlier one of the same kind."""
     mark = folder / MARK
-    if folder.exists():
-        if not mark.exists() and any(folder.iterdir()):
+    if folder.exists() and any(folder.iterdir()):
+        if not mark.exists():
             raise StoreExistsError(f"{folder}: exists and is no earlier demo; choose another folder")
+        if mark.read_text() != kind:
+            raise StoreExistsError(f"{folder}: holds the other demo; choose another folder, such as {folder}-{kind}")
         if not (keep and (folder / "run").exists()):
+            print(f"{folder}: an earlier demo is replaced")
             shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    mark.touch()
+    mark.write_text(kind)

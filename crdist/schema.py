@@ -207,6 +207,10 @@ def open_group(path: str | Path, expected: str | None = None) -> zarr.Group:
     try:
         group = zarr.open_group(folder, mode="r")
     except Exception as error:  # zarr raises many kinds for a folder that is not a group, and fsspec its own
+        if Path(folder).is_file():
+            raise SchemaError(
+                f"{folder}: a file, not a store; 'crdist import {folder} STORE' makes one of a map"
+            ) from error
         raise SchemaError(f"{folder}: not a Zarr store ({error or type(error).__name__})") from error
     schema, version = group.attrs.get("schema"), group.attrs.get("schema_version")
     if schema not in (POSTERIOR_SCHEMA, PRODUCTS_SCHEMA):

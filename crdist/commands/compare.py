@@ -76,7 +76,10 @@ def compare(
         return
     for side, array in zip(sides.values(), (one, other), strict=True):
         print(f"{side['store']}: {side['quantity']} [{array.attrs['units']}], {side['samples']} samples")
-    print("(mean - mean) / sqrt(std^2 + std^2), in standard deviations, each volume counted alike\n")
+    if (one.name, one.attrs.get("long_name")) != (other.name, other.attrs.get("long_name")):
+        print(f"note: {one.name!r} and {other.name!r} may be different quantities; --other-quantity chooses another")
+    print("(mean - mean) / sqrt(std^2 + std^2), in standard deviations, each volume counted alike;")
+    print("known: the part of the volume where both have values, which differ from sample to sample\n")
     print(f"{'region [kpc]':<38}{'rms':>7}{'mean':>8}{'<1':>8}{'<2':>8}{'ratio of means':>16}{'known':>8}")
     for row in rows:
         span = "" if row["kind"] == "all" else f" {row['from_kpc']:.3g} to {row['to_kpc']:.3g}"

@@ -8,11 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from crdist.commands.options import Json
+from crdist.commands.options import Json, counted
 from crdist.commands.where import Cluster, compute_products, place_of, remote_workers, workers_of
 from crdist.errors import RecipeError
 
 __all__ = ["post"]
+
+FEW_INSIDE = 0.05
+"""Part of a product's voxels inside the data below which a user is told that there is little to see."""
 
 
 def post(
@@ -34,7 +37,7 @@ def post(
         str | None,
         typer.Option(help="Memory of the whole run here, such as 4GiB; default: 80 % of what there is."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Begin though it takes hours or terabytes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Begin though it takes hours, or more than the disk has.")] = False,
     scheduler: Annotated[str | None, typer.Option(hidden=True)] = None,
     plan_only: Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")] = False,
     as_json: Json = False,
@@ -60,6 +63,7 @@ def post(
         return
     if not yes:
         plan.check_cost()
+        plan.check_disk(products)
     report = compute_products(plan, products, place, there)
     if as_json:
         print(
@@ -76,7 +80,13 @@ def post(
         return
     found = f" ({report.blocks_found} found done)" if report.blocks_found else ""
     names = ", ".join(product.name for product in plan.products)
-    print(f"{products}: {names}; {report.blocks_computed} blocks{found} in {report.seconds:.1f} s")
+    print(f"{products}: {names}; {counted(report.blocks_computed, 'block')}{found} in {report.seconds:.1f} s")
+    outside = [product.name for product in plan.products if product.inside is not None and product.inside < FEW_INSIDE]
+    if outside:
+        print(
+            f"note: less than {FEW_INSIDE:.0%} of the voxels of {', '.join(outside)} lie inside the data, which reach "
+            f"{plan.header.grid.edges_kpc[-1]:g} kpc from the Sun; a smaller grid shows more (--set 'grid.x=[...]' ...)"
+        )
 
 
 def _print_plan(plan: Any, workers: Any, as_json: bool) -> None:

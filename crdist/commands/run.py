@@ -13,7 +13,7 @@ import typer
 
 from crdist.commands.infer import infer_at, prepare, read_run_file, resume_command
 from crdist.commands.interrupts import way_on
-from crdist.commands.options import RESUME, RUN_FILE, RUN_FOLDER, RUN_SETTINGS
+from crdist.commands.options import RESUME, RUN_FILE, RUN_FOLDER, RUN_SETTINGS, counted
 from crdist.commands.relay import SCRIPT, relayed, submit_driver
 from crdist.commands.where import Cluster, compute_products, place_of, workers_of
 from crdist.errors import RecipeError, RunError
@@ -70,7 +70,7 @@ def run_(
         plan = plan_run(done.posterior, recipe, done.products)
         report = compute_products(plan, done.products, place, workers, path)
         found = f" ({report.blocks_found} found done)" if report.blocks_found else ""
-        print(f"{report.path}: {report.blocks_computed} blocks{found} in {report.seconds:.1f} s")
+        print(f"{report.path}: {counted(report.blocks_computed, 'block')}{found} in {report.seconds:.1f} s")
 
 
 @contextmanager

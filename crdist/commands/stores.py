@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from crdist.commands.interrupts import whole_or_nothing
-from crdist.commands.options import Json
+from crdist.commands.options import Json, counted
 
 __all__ = ["check", "import_", "info", "pack", "recipe_"]
 
@@ -17,6 +17,10 @@ REMEDY = (
     "Products: remove the named files and run the same 'crdist post' again, which computes just those blocks (where a "
     "zarr.json is damaged, remove the store). A posterior: import or pack it anew."
 )
+FAR_KPC = 150.0
+"""The Galaxy ends before."""
+
+UNFINISHED = "not finished, and sound as far as it goes; run the same 'crdist post' again, which computes the rest"
 
 
 def import_(
@@ -39,6 +43,10 @@ def import_(
         f"{store}: {header.n_sample} samples of {names} on nside {header.grid.nside} x {header.grid.n_shell} shells, "
         f"{header.grid.edges_kpc[0]:g} to {header.grid.edges_kpc[-1]:g} kpc"
     )
+    if header.grid.edges_kpc[-1] > FAR_KPC:
+        print(
+            f"note: shells reach farther than {FAR_KPC:g} kpc; see that the file's distances are what it says, not pc"
+        )
 
 
 def pack(
@@ -85,7 +93,7 @@ def info(store: Annotated[Path, typer.Argument(help="A posterior or products sto
 
 def check(store: Annotated[Path, typer.Argument(help="A posterior or products store.")], as_json: Json = False) -> None:
     """Read a whole store: schema, checksums, completeness. Names each bad chunk."""
-    from crdist.check import check_store
+    from crdist.check import INCOMPLETE, check_store
     from crdist.progress import reporting
 
     with reporting("check") as update:
@@ -93,9 +101,13 @@ def check(store: Annotated[Path, typer.Argument(help="A posterior or products st
     if as_json:
         print(json.dumps([str(problem) for problem in problems], indent=1))
     elif problems:
-        for problem in problems:
+        damaged = [problem for problem in problems if not problem.what.startswith(INCOMPLETE)]
+        for problem in damaged or problems:
             print(problem)
-        print(f"{store}: {len(problems)} problem{'s' * (len(problems) > 1)}. {REMEDY}")
+        if not damaged:
+            print(f"{store}: {UNFINISHED}")
+        elif any(problem.array or problem.file for problem in damaged):
+            print(f"{store}: {counted(len(damaged), 'problem')}. {REMEDY}")
     else:
         print(f"{store}: sound")
     if problems:

@@ -96,7 +96,7 @@ def _draw(source: ProductsSource, note: str) -> Figure:
         AA.page_mm,
         heading=name[:1].upper() + name[1:] + unfinished,
         # a line is broken between two of them
-        notes="   |   ".join(note.replace(" ", "\N{NO-BREAK SPACE}") for note in notes),
+        notes="      ".join(note.replace(" ", "\N{NO-BREAK SPACE}") for note in notes),
         foot="   ".join(_foot(source, chosen)),
     )
 

@@ -67,6 +67,14 @@ class Check:
         return self.lower <= self.value <= self.upper
 
 
+LEGEND = (
+    "RMS: of (mean - truth) / std over the cells, beside what calibrated samples give (exp.); normal: the same as a",
+    "normal deviate, calibrated at 1; indep.: independent cells among them, whose fewness lets it scatter; level: the",
+    "region's mean as a normal deviate; rank: distance of the truth's ranks from uniform; width: std. Which of them",
+    "are checked, within which bounds: validation.json",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class RegionReport:
     """Figures of the cells of one region, all cells counting alike.
@@ -190,7 +198,7 @@ class ValidationReport:
         ]
         failed = [check for check in self.checks if not check.passed]
         out += [f"FAILED {c.what}: {c.value:.3f}, not in {c.lower:.3f} ... {c.upper:.3f} ({c.reason})" for c in failed]
-        return [*out, f"{len(self.checks) - len(failed)} of {len(self.checks)} checks passed"]
+        return [*out, *LEGEND, f"{len(self.checks) - len(failed)} of {len(self.checks)} checks passed"]
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data, with its checks."""

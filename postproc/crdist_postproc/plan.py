@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -189,6 +190,28 @@ class RunPlan:
                 f"{self.work:.1e} voxel-samples take about {self.work / WORK_PER_CORE_HOUR:,.0f} core hours, or more "
                 f"where voxels are split, and write up to {format_bytes(self.bytes_written)}: see --plan, choose "
                 "larger voxels, or begin with --yes"
+            )
+
+    def check_disk(self, products: Path) -> None:
+        """Refuse a new store that its disk may have no room for.
+
+        Raises
+        ------
+        PlanTooLargeError
+            If the products, uncompressed, take more than what is free.
+        """
+        folder = products.absolute()
+        if folder.exists():
+            # part of it is written already
+            return
+        while not folder.exists():
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free
+        if self.bytes_written > free:
+            raise PlanTooLargeError(
+                f"{products}: the products take up to {format_bytes(self.bytes_written)}, but its disk has "
+                f"{format_bytes(free)} left; choose larger voxels, a smaller box or another disk, or begin with --yes: "
+                "compressed they may take less"
             )
 
     def check(self, workers: Workers) -> None:

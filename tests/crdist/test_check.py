@@ -267,7 +267,7 @@ def test_products(tmp_path):
 def test_running_products_are_summed_up(tmp_path):
     path = make_products(tmp_path / "p.zarr", status="running")
     (problem,) = check_store(path)
-    assert "not complete" in problem.what
+    assert "has not ended" in problem.what
     for name in ("0/0", "0/1", "1/1"):
         (path / "slice_z" / "std" / "c" / name).unlink()
     _, problem = check_store(path)

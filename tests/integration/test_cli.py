@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import time
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import yaml
+import zarr
 
 from command import crdist, error_line, fingerprint, start_crdist
 from crdist import __version__ as package_version
@@ -169,6 +172,37 @@ def test_what_cannot_fit_is_refused_with_the_way_out(folder, tmp_path):
     )
 
 
+def test_a_disk_that_is_too_small_is_seen_before_the_run(folder, tmp_path):
+    vast = ("--set", "grid.voxel=[0.0005, 0.0005, 0.05]", "--set", "products=[midplane]", "--set", "grid.z=[-1, 1]")
+    if shutil.disk_usage(tmp_path).free > 50e9:
+        vast = (*vast, "--set", "grid.x=[-20, 20]", "--set", "grid.y=[-20, 20]")
+    line = error_line(crdist("post", folder / "p.zarr", tmp_path / "o.zarr", *vast))
+    assert re.search(r"o\.zarr: the products take up to [0-9.]+GiB, but its disk has [0-9.]+GiB left; choose", line)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_product_with_little_inside_the_data_is_noted(folder, tmp_path):
+    wide = ("--set", "grid.x=[-300, 300]", "--set", "grid.y=[-300, 300]", "--set", "grid.voxel=6")
+    result = crdist("post", folder / "p.zarr", tmp_path / "o.zarr", "--set", "products=[midplane]", *wide, *SMALL)
+    assert result.returncode == 0, result.stderr
+    assert "note: less than 5% of the voxels of midplane lie inside the data" in result.stdout
+    assert "o.zarr: midplane; 1 block in" in result.stdout
+
+
+def test_check_of_a_run_that_has_not_ended(folder, tmp_path):
+    shutil.copytree(folder / "o.zarr", tmp_path / "o.zarr")
+    group = zarr.open_group(tmp_path / "o.zarr")
+    group.attrs["status"] = "running"
+    for file in (tmp_path / "o.zarr" / "sky" / "mean" / "c").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    checked = crdist("check", tmp_path / "o.zarr")
+    assert checked.returncode == 1
+    assert "sky/mean: incomplete: 0 of " in checked.stdout
+    assert "o.zarr: not finished, and sound as far as it goes; run the same 'crdist post' again" in checked.stdout
+    assert "remove" not in checked.stdout
+
+
 def test_stores_that_are_none(folder, tmp_path):
     assert "no such store" in error_line(crdist("post", tmp_path / "no.zarr", tmp_path / "o.zarr"))
     (tmp_path / "empty.zarr").mkdir()
@@ -228,7 +262,8 @@ def test_a_full_disk_keeps_what_is_done(folder, tmp_path):
         pytest.skip("mounting a small disk needs root")
     try:
         arguments = ("post", folder / "p.zarr", disk / "o.zarr", "-r", folder / "r.yaml", *SMALL)
-        line = error_line(crdist(*arguments))
+        assert "has 300.0KiB left; choose larger voxels" in error_line(crdist(*arguments))
+        line = error_line(crdist(*arguments, "--yes"))
         assert "No space left on device" in line
         subprocess.run(["mount", "-o", "remount,size=30m", disk], check=True)
         assert crdist(*arguments).returncode == 0
@@ -305,6 +340,10 @@ def test_the_gas_demo_needs_no_inference(tmp_path):
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "demo" / "overview.png").stat().st_size > 0
     assert open_products(tmp_path / "demo" / "products.zarr").attrs["status"] == "complete"
+    line = error_line(crdist("demo", tmp_path / "demo"))
+    assert f"holds the other demo; choose another folder, such as {tmp_path / 'demo'}-inference" in line
+    line = error_line(crdist("info", tmp_path / "demo" / "gas.fits"))
+    assert "a file, not a store; 'crdist import" in line
 
 
 def test_a_demo_does_not_replace_what_is_none(tmp_path):

@@ -467,3 +467,8 @@ def test_a_store_opens_from_a_url(store, posterior):
             open_posterior("nowhere://remote.zarr")
     finally:
         there.rm("/remote.zarr", recursive=True)
+
+
+def test_bins_are_three_numbers(posterior):
+    with pytest.raises(RecipeError, match=r"bins are \(start, stop, step\) in kpc, got 2 numbers: \(4, 12\)"):
+        posterior["c"].crdist.profile(crdist.Frame(), (4, 12))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from crdist.errors import SchemaError
 from crdist_dashboards.figures.layout import View
 from crdist_dashboards.literature import Literature
-from crdist_dashboards.overlays import ALL
+from crdist_dashboards.overlays import ALL, ARMS_REFERENCE
 from crdist_dashboards.products import ProductInfo, ProductsSource
 from crdist_dashboards.records import MapView, ProfileView
 from crdist_dashboards.views.inference import InferenceSource
@@ -318,6 +318,8 @@ def _caption(text: str, views: Sequence[View]) -> str:
     if named:
         sentences.append("; ".join(named) + ".")
     notes = list(dict.fromkeys(note for view in views for note in view.notes))
+    if "spiral arm" in curves and ARMS_REFERENCE not in notes:
+        notes.append(ARMS_REFERENCE)
     sentences += [f"{_capital(note)}." for note in notes]
     return " ".join(sentences)
 

@@ -61,7 +61,7 @@ def radial_profile(
     RecipeError
         If a bin or a length is impossible.
     """
-    edges = Axis.from_voxel(*bins, name="bins").edges
+    edges = _edges(bins)
     if edges[0] < 0 or not z_cut > 0 or not voxel > 0:
         raise RecipeError(
             f"a radial profile needs radii of 0 kpc or more, z_cut > 0 and voxel > 0, got bins {bins}, z_cut {z_cut:g} "
@@ -107,7 +107,7 @@ def vertical_profile(
     RecipeError
         If a bin or a length is impossible.
     """
-    edges = Axis.from_voxel(*bins, name="bins").edges
+    edges = _edges(bins)
     if not 0 <= ring[0] < ring[1] or not voxel > 0:
         raise RecipeError(
             f"a vertical profile needs a ring of two radii and voxel > 0, got ring {ring} and voxel {voxel:g} kpc"
@@ -153,6 +153,13 @@ def _common(samples: xr.DataArray, frame: Frame) -> dict[str, Any]:
         str(samples.name), units_of(samples), long_name_of(samples), int(samples.sizes.get("sample", 1))
     )
     return {"name": "profile", "quantity": quantity, "frame": frame}
+
+
+def _edges(bins: tuple[float, float, float]) -> npt.NDArray[np.float64]:
+    """Edges of bins (start, stop, step), kpc."""
+    if len(bins) != 3:
+        raise RecipeError(f"bins are (start, stop, step) in kpc, got {len(bins)} numbers: {tuple(bins)}")
+    return Axis.from_voxel(*bins, name="bins").edges
 
 
 def _profile(
