@@ -80,8 +80,8 @@ def compare(a: xr.DataArray, b: xr.DataArray, **interpolation: Any) -> xr.Datase
         raise RecipeError(f"the two fields cannot be compared: {error}") from error
     there = at_cells_of(b, a, **interpolation)
     mean_a, std_a, mean_b, std_b = mean(a), std(a), mean(there) * factor, std(there) * factor
-    spread = np.sqrt(std_a**2 + std_b**2)
-    difference = (mean_a - mean_b) / spread.where(spread > 0)
+    variance = std_a**2 + std_b**2
+    difference = (mean_a - mean_b) / variance.where(variance > 0) ** 0.5
     units = units_of(a)
     result = xr.Dataset(
         {
