@@ -78,6 +78,8 @@ class ProductInfo:
     """What may be asked for: stored, derived from what is stored, quantiles as ``q16``; ``sample`` with samples."""
     has_samples: bool
     quantiles: tuple[float, ...]
+    freedom: int | None
+    """Degrees of freedom of the variance, where the store says it."""
     axes: tuple[GridAxis, ...] = ()
     """Of a product on a Cartesian grid, in the order of `dims`."""
     attrs: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -243,6 +245,7 @@ def _info(
         statistics=tuple(statistics),
         has_samples="per_sample" in own,
         quantiles=levels,
+        freedom=int(attrs["degrees_of_freedom"]) if "degrees_of_freedom" in attrs else None,
         axes=axes,
         attrs=attrs,
         variables=tuple(own),

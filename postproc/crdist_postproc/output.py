@@ -129,6 +129,7 @@ def create_products(path: Path, products: Sequence[Product], attributes: Mapping
                     "kind": product.kind,
                     "quantity": product.quantity.name,
                     "n_sample": product.quantity.n_sample,
+                    "degrees_of_freedom": product.quantity.freedom,
                     "frame": product.frame.to_dict(),
                     **product.attributes(),
                     **({"coordinates": " ".join(extra)} if extra else {}),

@@ -19,7 +19,9 @@ __all__ = ["STATISTICS", "significance_and_error", "summarise"]
 STATISTICS = ("mean", "std", "significance", "significance_error")
 
 
-def summarise(samples: npt.NDArray[np.floating], quantiles: Sequence[float] = ()) -> dict[str, npt.NDArray[np.float64]]:
+def summarise(
+    samples: npt.NDArray[np.floating], quantiles: Sequence[float] = (), freedom: int | None = None
+) -> dict[str, npt.NDArray[np.float64]]:
     """Mean, standard deviation, significance and quantiles over the last axis.
 
     Parameters
@@ -28,6 +30,8 @@ def summarise(samples: npt.NDArray[np.floating], quantiles: Sequence[float] = ()
         A product, sample by sample; NaN where it is masked.
     quantiles : sequence of float
         Probabilities in [0, 1], interpolated linearly between order statistics.
+    freedom : int, optional
+        As for `significance_and_error`.
 
     Returns
     -------
@@ -48,7 +52,7 @@ def summarise(samples: npt.NDArray[np.floating], quantiles: Sequence[float] = ()
         std = samples.std(axis=-1, ddof=1)
     else:
         std = np.full_like(mean, np.nan)
-    significance, error = significance_and_error(mean, std, n_sample)
+    significance, error = significance_and_error(mean, std, n_sample, freedom)
     result = dict(zip(STATISTICS, (mean, std, significance, error), strict=True))
     if len(quantiles):
         result["quantiles"] = np.moveaxis(np.quantile(samples, list(quantiles), axis=-1), 0, -1)
@@ -56,7 +60,7 @@ def summarise(samples: npt.NDArray[np.floating], quantiles: Sequence[float] = ()
 
 
 def significance_and_error(
-    mean: npt.NDArray[np.floating], std: npt.NDArray[np.floating], n_sample: int
+    mean: npt.NDArray[np.floating], std: npt.NDArray[np.floating], n_sample: int, freedom: int | None = None
 ) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
     """Significance mean / std, and the standard error it has for being estimated from few samples.
 
@@ -65,24 +69,26 @@ def significance_and_error(
     mean, std : ndarray, shape (...)
         Over the samples, std with ddof = 1.
     n_sample : int
+    freedom : int, optional
+        Degrees of freedom of the variance, if not n_sample - 1: the number of pairs for mirrored pairs of samples, see
+        `crdist.mirrored.degrees_of_freedom`.
 
     Returns
     -------
     significance : ndarray, shape (...), of the mean's type
         NaN where the std is 0 or there is one sample.
     error : ndarray, shape (...), of the mean's type
-        Standard deviation that the significance has over repetitions with as many samples; NaN for fewer than 4, for
-        which it is infinite. With 12 samples it is about a quarter of a large significance.
+        Standard deviation that the significance has over repetitions with as many samples; NaN for fewer than 3
+        degrees of freedom, for which it is infinite. With 12 samples it is about a quarter of a large significance.
 
     Notes
     -----
     For independent normal samples sqrt(n) times the significance follows a noncentral t distribution with n - 1
     degrees of freedom, whose variance is known in closed form (Johnson & Welch 1940, Biometrika 31, 362; Hogben et
-    al. 1961, Biometrika 48, 465). The true significance in it is estimated without bias. Mirrored pairs of samples
-    give half as many independent deviations, and an error larger by about sqrt(2).
+    al. 1961, Biometrika 48, 465). The true significance in it is estimated without bias.
     """
     mean, std = np.asarray(mean), np.asarray(std)
-    freedom = n_sample - 1
+    freedom = n_sample - 1 if freedom is None else freedom
     if freedom < 3:
         bias, spread = 1.0, math.nan
     else:

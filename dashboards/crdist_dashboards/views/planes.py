@@ -288,7 +288,7 @@ def _derived(source: ProductsSource, cut: Cut, statistic: str, across: Array, up
     from crdist_postproc.statistics import significance_and_error
 
     std = _read(source, cut, "std", across, up)
-    both = significance_and_error(mean, std, cut.info.n_sample)
+    both = significance_and_error(mean, std, cut.info.n_sample, cut.info.freedom)
     return np.asarray(both[DERIVED.index(statistic)], dtype=np.float32)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from crdist.errors import CrdistError, DependencyError
+from crdist.mirrored import degrees_of_freedom
 from crdist.schema import PosteriorHeader
 from crdist_postproc.product_kinds import PRODUCT_KINDS, Job, ProductKind, ProductRequest
 from crdist_postproc.products.base import ArraySpec, Block, BlockResult, Coordinate, Product, Quantity
@@ -42,7 +43,8 @@ def build_jobs(recipe: Recipe, header: PosteriorHeader) -> tuple[Job, ...]:
         If a kind of an installed package cannot be loaded, or does not give a job that can be run.
     """
     resolved = header.resolve(recipe.quantity)
-    quantity = Quantity(resolved.name, resolved.units, resolved.long_name, header.n_sample)
+    freedom = degrees_of_freedom(header)
+    quantity = Quantity(resolved.name, resolved.units, resolved.long_name, header.n_sample, freedom)
     source = Source(
         header.path.absolute(),
         resolved.name,

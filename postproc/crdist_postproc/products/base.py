@@ -42,6 +42,13 @@ class Quantity:
     units: str
     long_name: str
     n_sample: int
+    degrees_of_freedom: int | None = None
+    """Of the variance over samples, where it is not one less than their number."""
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of the variance over samples."""
+        return self.n_sample - 1 if self.degrees_of_freedom is None else self.degrees_of_freedom
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +197,13 @@ class Product(ABC):
     ) -> tuple[ArraySpec, ...]:
         """The arrays of `summarise`, with ``coverage`` and, where asked for, ``quantiles`` and ``per_sample``."""
         n_sample = self.quantity.n_sample
+        few = self.quantity.freedom != n_sample - 1
+        freedom = f" with {self.quantity.freedom} degrees of freedom" if few else ""
         named = (
             ("mean", units, f"{what}, mean over {n_sample} samples"),
             ("std", units, f"{what}, standard deviation over {n_sample} samples (ddof=1)"),
             ("significance", "", f"{what}, mean / std over {n_sample} samples"),
-            ("significance_error", "", f"{what}, standard error of mean / std for {n_sample} samples"),
+            ("significance_error", "", f"{what}, standard error of mean / std for {n_sample} samples{freedom}"),
             ("coverage", "", f"{what}, part of the integral or value that lies inside the source grid"),
         )
         specs = [ArraySpec(name, self.dims, shape, chunks, unit, text, inner_chunks) for name, unit, text in named]
@@ -222,7 +231,7 @@ class Product(ABC):
 
     def summary(self, samples: Array, coverage: Array) -> dict[str, Array]:
         """The arrays of `statistics_arrays` from the product of each sample."""
-        arrays: dict[str, Array] = {**summarise(samples, self.quantiles), "coverage": coverage}
+        arrays: dict[str, Array] = {**summarise(samples, self.quantiles, self.quantity.freedom), "coverage": coverage}
         if self.per_sample:
             arrays["per_sample"] = samples
         return arrays

@@ -82,7 +82,7 @@ class VolumeMap(GridMap):
                 samples, starts, step, self.depth, splits=self.splits("z"), coverage=covered, lattice=lattice
             )
             mean, std = (in_tile(part, order, block.shape) for part in rows)
-            significance, error = significance_and_error(mean, std, self.quantity.n_sample)
+            significance, error = significance_and_error(mean, std, self.quantity.n_sample, self.quantity.freedom)
             arrays: dict[str, Array] = dict(zip(STATISTICS, (mean, std, significance, error), strict=True))
         else:
             arrays = self._with_samples(block, samples, starts, step, order, covered)
@@ -105,7 +105,7 @@ class VolumeMap(GridMap):
     def _conservative(self, block: Block, samples: Samples) -> dict[str, Array]:
         arrays: dict[str, Array] = {}
         for place, values, coverage in self.conservative_means(block, samples):
-            parts: dict[str, Array] = {**summarise(values, self.quantiles), "coverage": coverage}
+            parts: dict[str, Array] = {**summarise(values, self.quantiles, self.quantity.freedom), "coverage": coverage}
             if self.per_sample:
                 parts["per_sample"] = values
             for name, part in parts.items():
@@ -146,7 +146,7 @@ class VolumeMap(GridMap):
             values = fill_rows(
                 samples, starts[rows], step, self.depth, splits=splits, coverage=covered[rows], lattice=lattice
             )
-            piece: dict[str, Array] = dict(summarise(values, self.quantiles))
+            piece: dict[str, Array] = dict(summarise(values, self.quantiles, self.quantity.freedom))
             if self.per_sample:
                 piece["per_sample"] = values
             for name, part in piece.items():
