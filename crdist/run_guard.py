@@ -55,8 +55,12 @@ def logged(path: Path) -> Iterator[None]:
     root.setLevel(logging.INFO)
     try:
         yield
-    except BaseException:
+    except Exception:
         log.exception("the run stopped")
+        raise
+    except BaseException:
+        # somebody's wish, and no fault: where it came is of no interest
+        log.warning("interrupted; the same command goes on from here")
         raise
     finally:
         root.removeHandler(handler)

@@ -290,14 +290,16 @@ def test_a_folder_that_cannot_be_written(folder):
 def test_ctrl_c_is_one_line_and_the_run_goes_on_from_there(folder, tmp_path):
     arguments = ("post", folder / "p.zarr", tmp_path / "o.zarr", "-r", folder / "r.yaml", *SMALL)
     process = start_crdist(*arguments)
-    done = tmp_path / "o.zarr.run" / "done"
+    log = tmp_path / "o.zarr.run" / "run.log"
     deadline = time.monotonic() + 120
-    while not done.exists() and time.monotonic() < deadline:
+    while not (log.exists() and "to compute" in log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert (out, err) == ("", "crdist: interrupted; what is finished is kept: run the same command again to go on\n")
+    assert "interrupted; the same command goes on from here" in log.read_text()
+    assert "Traceback" not in log.read_text()
     assert crdist(*arguments).returncode == 0
     assert fingerprint(tmp_path / "o.zarr") == fingerprint(folder / "o.zarr")
 
