@@ -29,7 +29,8 @@ from crdist_postproc.conservative import conservative_plan, deposit_tile
 from crdist_postproc.kernels.field import Field
 from crdist_postproc.kernels.gather import POINTWISE, Splitting, splitting
 from crdist_postproc.kernels.rows import fill_rows
-from crdist_postproc.products.base import Block, tile_rows
+from crdist_postproc.products.base import Block
+from crdist_postproc.products.tiling import tile_rows
 
 Array = npt.NDArray[Any]
 

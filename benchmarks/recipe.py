@@ -93,35 +93,41 @@ def write_posterior(path: Path) -> None:
 
 
 def run_serially(posterior: Path, store: Path) -> dict[str, Any]:
-    """Compute and write every block here, and time the two apart, wall clock and CPU."""
+    """Compute and write every block here, and time the two apart, wall clock and CPU; then each product by itself."""
+    from crdist_postproc.books import Books
+    from crdist_postproc.driving import compute_piece
     from crdist_postproc.output import RunFolder, create_products, write_block
-    from crdist_postproc.source import load_field
 
     plan = plan_run(str(posterior), benchmark_recipe())
     folder = RunFolder(store)
     folder.prepare()
     create_products(store, [job.product for job in plan.jobs], {})
+    found: Mapping[str, tuple[set[int], bool]] = {job.product.name: (set(), False) for job in plan.jobs}
+    pieces = Books(plan, folder, found, None).missing
     # once through every kernel that the blocks use: compiled code is loaded from its cache at the first call
-    for job in plan.jobs:
-        weight = None if job.weight is None else load_field(job.weight)
-        for kind in {block.kind for block in job.product.blocks()}:
-            smallest = min((b for b in job.product.blocks() if b.kind == kind), key=job.product.work)
-            job.product.compute(smallest, load_field(job.source), weight)
-    compute: dict[str, float] = {}
+    kinds = {tuple((job.product.name, block.kind) for job, block in piece): piece for piece in pieces}
+    for piece in kinds.values():
+        compute_piece(piece, plan.sources)
+    together: dict[str, float] = {}
     spent = {"compute_cpu": 0.0, "write": 0.0, "write_cpu": 0.0}
-    for job in plan.jobs:
-        samples, weight = load_field(job.source), None if job.weight is None else load_field(job.weight)
-        for block in job.product.blocks():
-            wall, cpu = time.perf_counter(), time.process_time()
-            result = job.product.compute(block, samples, weight)
-            wall_computed, cpu_computed = time.perf_counter(), time.process_time()
+    for piece in pieces:
+        wall, cpu = time.perf_counter(), time.process_time()
+        results = compute_piece(piece, plan.sources)
+        wall_computed, cpu_computed = time.perf_counter(), time.process_time()
+        for (job, block), result in zip(piece, results, strict=True):
             write_block(folder, job.product, block, result)
-            name = job.product.name
-            compute[name] = compute.get(name, 0.0) + wall_computed - wall
-            spent["compute_cpu"] += cpu_computed - cpu
-            spent["write"] += time.perf_counter() - wall_computed
-            spent["write_cpu"] += time.process_time() - cpu_computed
-    return {**spent, "compute": sum(compute.values()), "by_product": compute}
+        name = " + ".join(job.product.name for job, _ in piece)
+        together[name] = together.get(name, 0.0) + wall_computed - wall
+        spent["compute_cpu"] += cpu_computed - cpu
+        spent["write"] += time.perf_counter() - wall_computed
+        spent["write_cpu"] += time.process_time() - cpu_computed
+    alone: dict[str, float] = {}
+    for job in plan.jobs:
+        started = time.perf_counter()
+        for block in job.product.blocks():
+            compute_piece(((job, block),), plan.sources)
+        alone[job.product.name] = time.perf_counter() - started
+    return {**spent, "compute": sum(together.values()), "by_product": together, "alone": alone}
 
 
 def run_on_cluster(posterior: Path, store: Path, workers: Workers) -> dict[str, Any]:
@@ -170,6 +176,11 @@ def print_times(serial: list[dict[str, Any]], runs: list[dict[str, Any]]) -> Non
     print(f"{'(a) compute, one thread':44}{median(serial, 'compute'):9.2f}{median(serial, 'compute_cpu'):9.2f}")
     for name in serial[0]["by_product"]:
         print(f"{'      ' + name:44}{float(np.median([item['by_product'][name] for item in serial])):9.2f}")
+    print(f"{'    as many products, each by itself':44}")
+    for name in serial[0]["alone"]:
+        print(f"{'      ' + name:44}{float(np.median([item['alone'][name] for item in serial])):9.2f}")
+    ratios = [item["compute"] / max(item["alone"].values()) for item in serial]
+    print(f"{'    all / the longest by itself':44}{float(np.median(ratios)):9.2f}")
     print(f"{'(b) write, one thread':44}{median(serial, 'write'):9.2f}{median(serial, 'write_cpu'):9.2f}")
     label = f"(c) run, {THREADS} threads, without cluster start"
     print(f"{label:44}{median(runs, 'run'):9.2f}{median(runs, 'run_cpu'):9.2f}")

@@ -28,7 +28,8 @@ from peers import Dustmaps, Peers, Raster, best, in_blocks
 from crdist.grids import Axis, CartesianGrid, SphericalGrid
 from crdist_postproc.kernels.field import Field
 from crdist_postproc.kernels.rows import fill_rows, statistics_rows, sum_rows
-from crdist_postproc.products.base import Block, tile_rows
+from crdist_postproc.products.base import Block
+from crdist_postproc.products.tiling import tile_rows
 
 Array = npt.NDArray[Any]
 

@@ -21,6 +21,11 @@ class Poisoned:
             self._harm()
         return self._product.compute(block, samples, weight)
 
+    def of_columns(self, block, found):
+        if block.index in self._indices:
+            self._harm()
+        return self._product.of_columns(block, found)
+
 
 class JoinedHereAlone(Poisoned):
     """A product whose last step ends every process but the one that made this."""

@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 
 from crdist.grids import Axis, CartesianGrid, SphericalGrid
-from crdist_postproc.output import RunFolder, create_products, declare_complete, write_block, write_last_step
-from crdist_postproc.products import base
+from crdist_postproc.output import (
+    RunFolder,
+    create_products,
+    declare_complete,
+    write_block,
+    write_last_step,
+    write_strip,
+)
 from crdist_postproc.products.base import BlockResult, Quantity
 from crdist_postproc.products.maps import ProjectionMap, SliceMap
 from crdist_postproc.products.volume import BY_PLANE, VolumeMap
@@ -63,10 +69,16 @@ def values_of(product, seed=1):
     return np.where(np.isfinite(whole).any(axis=axis), total, np.nan)
 
 
+def smaller_blocks(most_work):
+    """What to set in `crdist_postproc.products.tiling` for blocks with so many voxel-samples at most."""
+    return {"BLOCK_WORK": most_work, "COLUMN_WORK": most_work, "LEAST_SIDE": 8, "SMALLEST_SIDE": 1}
+
+
 def write_products(path, products, *, seed=1, most_work=40_000, n_block=None):
     """Write a store; after ``n_block`` blocks of each product it is left as a killed run would leave it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "BLOCK_WORK", most_work)
+        for name, value in smaller_blocks(most_work).items():
+            patch.setattr(f"crdist_postproc.products.tiling.{name}", value)
         quantity = products[0].quantity
         attributes = {
             "quantity": {"name": quantity.name, "units": quantity.units, "long_name": quantity.long_name},
@@ -86,15 +98,18 @@ def write_blocks(path, products, chosen, *, seed=1):
     folder.prepare()
     for product in products:
         samples = values_of(product, seed)
-        for block in product.blocks():
-            if block.index in chosen and product.blocks_write(block):
+        for block in (*product.blocks(), *product.strips()):
+            if block.index in chosen and (product.blocks_write(block) or block.kind == "strip"):
                 part = samples[block.region]
                 arrays = {**summarise(part, product.quantiles), "coverage": np.isfinite(part[..., 0]).astype(float)}
                 if product.per_sample:
                     arrays["per_sample"] = part
                 if product.kind == "volume":
                     arrays |= {name + BY_PLANE: np.moveaxis(arrays[name], 2, 0) for name in ("mean", "std")}
-                write_block(folder, product, block, BlockResult(arrays))
+                if block.kind == "strip":
+                    write_strip(folder, product, block, arrays)
+                else:
+                    write_block(folder, product, block, BlockResult(arrays))
         if product.kind == "projection" and 0 in chosen:
             residual = np.linspace(-2e-4, 1e-4, N_SAMPLE)
             last = {"total_cartesian": 1 + residual, "total_native": np.ones(N_SAMPLE), "mass_residual": residual}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from crdist_postproc.output import RunFolder, read_partial, write_last_step
+from crdist_postproc.output import Partials, RunFolder, drop_left, write_last_step, write_strip
 from crdist_postproc.plan import RunPlan
 from crdist_postproc.products import Job
-from crdist_postproc.products.base import Block, Product
+from crdist_postproc.products.base import Block
 
 __all__ = ["Books", "Piece", "Progress", "Step", "Token", "run_last_step"]
 
@@ -34,7 +34,8 @@ class Step:
 
 Progress = Callable[[Step], None]
 
-Piece = tuple[Job, Block]
+Piece = tuple[tuple[Job, Block], ...]
+"""What one task computes: a block, or those of several products that go through the samples together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,11 @@ def run_last_step(folder: RunFolder, job: Job) -> Token:
     """The task after a product's last block: join what the blocks left, write, record."""
     started = time.monotonic()
     product = job.product
-    # most products leave nothing to join, and there may be a million records
-    joins = getattr(product.finish, "__func__", None) is not Product.finish
-    partials = [read_partial(folder, product, block) for block in product.blocks()] if joins else []
+    partials = Partials(folder, product)
+    n_bytes = sum(write_strip(folder, product, strip, product.join(strip, partials)) for strip in product.strips())
     write_last_step(folder, product, product.finish(partials))
-    return Token(time.monotonic() - started, 0)
+    drop_left(folder, product)
+    return Token(time.monotonic() - started, n_bytes)
 
 
 class Books:
@@ -73,21 +74,16 @@ class Books:
         self.left = {
             name: {block.index for block in job.product.blocks()} - found[name][0] for name, job in self.jobs.items()
         }
-        self.missing: list[Piece] = [
-            (job, block)
-            for job in plan.jobs
-            for block in job.product.blocks()
-            if block.index in self.left[job.product.name]
-        ]
+        self.missing = list(self._pieces(plan.jobs))
         if plan.in_parts:
             # blocks of all products that read the same samples, one after the other
-            self.missing.sort(key=lambda piece: piece[0].product.place(piece[1]))
+            self.missing.sort(key=lambda piece: piece[0][0].product.place(piece[0][1]))
         self.block_seconds = {product.name: product.block_seconds for product in plan.products}
         self.in_parts = plan.in_parts
-        self.n_missing = len(self.missing)
+        self.n_missing = sum(map(len, self.missing))
         self.n_block = plan.n_block
         self.total = plan.work
-        self.done = plan.work - sum(job.product.work(block) for job, block in self.missing)
+        self.done = plan.work - sum(job.product.work(block) for piece in self.missing for job, block in piece)
         self.computed = 0
         self.bytes_written = 0
         self.seconds = dict.fromkeys(self.jobs, 0.0)
@@ -105,9 +101,27 @@ class Books:
 
         Of many blocks that is a small part of the time: then products are finished in the recipe's order.
         """
-        if self.in_parts or len(self.missing) > FEW_BLOCKS:
+        if self.in_parts or self.n_missing > FEW_BLOCKS:
             return self.missing
-        return sorted(self.missing, key=lambda piece: -self.block_seconds[piece[0].product.name])
+        return sorted(self.missing, key=lambda piece: -sum(self.block_seconds[job.product.name] for job, _ in piece))
+
+    def _pieces(self, jobs: Sequence[Job]) -> Iterator[Piece]:
+        """What is missing, in the recipe's order; blocks that go together, with the first of them."""
+        together: dict[Hashable, list[tuple[Job, Block]]] = {}
+        order: list[list[tuple[Job, Block]]] = []
+        for job in jobs:
+            left = self.left[job.product.name]
+            for block in job.product.blocks():
+                if block.index not in left:
+                    continue
+                key = job.product.together(block)
+                if key is None:
+                    order.append([(job, block)])
+                elif (job.source, key) in together:
+                    together[job.source, key].append((job, block))
+                else:
+                    order.append(together.setdefault((job.source, key), [(job, block)]))
+        return map(tuple, order)
 
     def take(self, block: Block, token: Token) -> bool:
         """Count a finished block; whether it was the last of its product, so that they can be joined."""
@@ -126,4 +140,5 @@ class Books:
         """Count a product's last step, which is done here where no token says that it was done elsewhere."""
         token = token or run_last_step(self.folder, job)
         self.seconds[job.product.name] += token.seconds
+        self.bytes_written += token.bytes_written
         log.info("last step of %s done in %.2f s", job.product.name, token.seconds)

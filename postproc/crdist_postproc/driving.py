@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -16,13 +17,13 @@ from crdist.errors import CrdistError, RunError
 from crdist_postproc.books import Books, Piece, Token, run_last_step
 from crdist_postproc.output import RunFolder, write_block
 from crdist_postproc.products import Job
-from crdist_postproc.products.base import Block
+from crdist_postproc.products.base import Block, BlockResult
 from crdist_postproc.source import Source, drop_fields, load_field
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["Watch", "drive", "run_block", "wake"]
+__all__ = ["Watch", "drive", "run_piece", "wake"]
 
 log = logging.getLogger("crdist.run")
 
@@ -42,8 +43,14 @@ Watch = Callable[[int, int], None]
 """Told about every second how many blocks are done and how many are left; what it raises ends the run."""
 
 
-def run_block(folder: RunFolder, job: Job, block: Block, sources: frozenset[Source]) -> Token:
-    """The task of one block: read (once in a process and run), compute, write, record.
+def run_piece(folder: RunFolder, piece: Piece, sources: frozenset[Source]) -> tuple[Token, ...]:
+    """The task of one block, or of several that are computed together: read (once in a process and run), compute,
+    write, record.
+
+    Returns
+    -------
+    tuple of Token
+        One for each block; the time that they were computed together counts to equal parts.
 
     Raises
     ------
@@ -56,11 +63,24 @@ def run_block(folder: RunFolder, job: Job, block: Block, sources: frozenset[Sour
             "workers share"
         )
     started = time.monotonic()
+    results = compute_piece(piece, sources)
+    computed = (time.monotonic() - started) / len(piece)
+    tokens = []
+    for (job, block), result in zip(piece, results, strict=True):
+        started = time.monotonic()
+        n_bytes = write_block(folder, job.product, block, result)
+        tokens.append(Token(computed + time.monotonic() - started, n_bytes))
+    return tuple(tokens)
+
+
+def compute_piece(piece: Piece, sources: frozenset[Source]) -> list[BlockResult]:
+    """Compute a block, or several together, from samples that are read at the first call."""
+    job, block = piece[0]
     samples = load_field(job.source, sources)
-    weight = None if job.weight is None else load_field(job.weight, sources)
-    result = job.product.compute(block, samples, weight)
-    n_bytes = write_block(folder, job.product, block, result)
-    return Token(time.monotonic() - started, n_bytes)
+    if len(piece) == 1:
+        weight = None if job.weight is None else load_field(job.weight, sources)
+        return [job.product.compute(block, samples, weight)]
+    return job.product.compute_together([(job.product, block) for job, block in piece], samples)
 
 
 def drive(books: Books, client: Client | None = None, watch: Watch | None = None) -> None:
@@ -92,14 +112,17 @@ def drive(books: Books, client: Client | None = None, watch: Watch | None = None
 
 
 def _drive_here(books: Books, faults: _Faults, watch: Watch | None) -> None:
-    for job, block in books.missing:
+    waiting = deque(books.missing)
+    while waiting:
+        piece = waiting.popleft()
         try:
-            token = run_block(books.folder, job, block, books.sources)
+            tokens = run_piece(books.folder, piece, books.sources)
         except Exception as error:
-            faults.add(block, error)
+            waiting.extendleft(reversed(faults.add(piece, error)))
             continue
-        if books.take(block, token):
-            books.join(job)
+        for (job, block), token in zip(piece, tokens, strict=True):
+            if books.take(block, token):
+                books.join(job)
         if watch is not None:
             watch(books.n_block - books.n_left, books.n_left)
 
@@ -126,14 +149,24 @@ class _Faults:
         self._failed: list[tuple[Block, BaseException]] = []
         self._deadly: list[Block] = []
 
-    def add(self, block: Block, error: BaseException) -> None:
-        """Keep the error of a block for the end; raise one that other blocks would meet as well."""
+    def add(self, piece: Piece, error: BaseException) -> list[Piece]:
+        """Keep the error of a block for the end; raise one that other blocks would meet as well.
+
+        Returns
+        -------
+        list of Piece
+            Of blocks that were computed together each alone, to be tried again: one of them may be at fault.
+        """
         if isinstance(error, CrdistError | OSError):
             raise error
+        if len(piece) > 1:
+            return apart(piece)
+        ((_, block),) = piece
         log.error("block %s failed", block.name, exc_info=error)
         self._failed.append((block, error))
         if len(self._failed) >= MOST_FAULTS:
             self.tell()
+        return []
 
     def add_deadly(self, block: Block) -> None:
         """Keep a block that ends its worker."""
@@ -157,6 +190,11 @@ class _Faults:
             ) from error
 
 
+def apart(piece: Piece) -> list[Piece]:
+    """The blocks of a piece, each alone."""
+    return [(part,) for part in piece]
+
+
 def _names(blocks: list[Block]) -> str:
     shown = ", ".join(block.name for block in blocks[:NAMED_FAULTS])
     return shown + (f" and {len(blocks) - NAMED_FAULTS} more" if len(blocks) > NAMED_FAULTS else "")
@@ -173,6 +211,7 @@ class _Drive:
         self.joining: dict[Future, Job] = {}
         self.lost: list[Future] = []
         self.suspects: list[Piece] = []
+        self.again: list[Piece] = []
         self.last_worker = time.monotonic()
 
     def run(self) -> None:
@@ -183,11 +222,10 @@ class _Drive:
             # whether it was the one.
             suspects, self.suspects, self.alone = self.suspects, [], True
             if suspects:
-                log.warning(
-                    "at work when workers were lost, now one by one: %s", _names([block for _, block in suspects])
-                )
-            self._through(suspects, lambda: min(1, self._ahead()))
-            for _, block in self.suspects:
+                blocks = [block for piece in suspects for _, block in piece]
+                log.warning("at work when workers were lost, now one by one: %s", _names(blocks))
+            self._through(itertools.chain.from_iterable(map(apart, suspects)), lambda: min(1, self._ahead()))
+            for ((_, block),) in self.suspects:
                 self.faults.add_deadly(block)
         finally:
             self._clean()
@@ -229,15 +267,14 @@ class _Drive:
 
     def _fill(self, waiting: Iterator[Piece], allowed: int) -> None:
         """Send as many as are allowed and not there yet, in one message: the more there are, the less each costs."""
-        pieces = list(itertools.islice(waiting, max(0, allowed - len(self.sent))))
+        most = max(0, allowed - len(self.sent))
+        pieces, self.again = self.again[:most], self.again[most:]
+        pieces += itertools.islice(waiting, most - len(pieces))
         if not pieces:
             return
         n, books = len(pieces), self.books
-        jobs, blocks = zip(*pieces, strict=True)
-        keys = [f"{block.name}-{os.urandom(4).hex()}" for block in blocks]
-        futures = self.client.map(
-            run_block, [books.folder] * n, jobs, blocks, [books.sources] * n, key=keys, pure=False
-        )
+        keys = [f"{piece[0][1].name}-{os.urandom(4).hex()}" for piece in pieces]
+        futures = self.client.map(run_piece, [books.folder] * n, pieces, [books.sources] * n, key=keys, pure=False)
         for future, piece in zip(futures, pieces, strict=True):
             self.sent[future] = piece
             future.add_done_callback(self.ended.put)
@@ -252,7 +289,7 @@ class _Drive:
                 found.append(self.ended.get_nowait())
         return found
 
-    def _tokens(self, ended: list[Future]) -> dict[Future, Token]:
+    def _tokens(self, ended: list[Future]) -> dict[Future, Any]:
         """The tokens of tasks that went well, in one message; none where a worker is being lost just now."""
         well = [future for future in ended if future.status == "finished"]
         if not well:
@@ -264,13 +301,12 @@ class _Drive:
                 return dict(zip(well, tokens, strict=True))
         return {}
 
-    def _settle(self, future: Future, token: Token | None) -> None:
+    def _settle(self, future: Future, tokens: tuple[Token, ...] | None) -> None:
         from distributed.scheduler import KilledWorker
 
         piece = self.sent[future]
-        _, block = piece
         error: BaseException | None = None
-        if token is None:
+        if tokens is None:
             if not future.done():
                 # its worker was lost before the token was fetched; Dask computes it again
                 self.lost.append(future)
@@ -282,21 +318,23 @@ class _Drive:
                 )
             try:
                 error = future.exception(timeout=RESULT_SECONDS)
-                token = future.result(timeout=RESULT_SECONDS) if error is None else None
+                tokens = future.result(timeout=RESULT_SECONDS) if error is None else None
             except (OSError, TimeoutError):
                 # its worker is being lost just now
                 self.lost.append(future)
                 return
             except Exception as late:
-                error, token = late, None
+                error, tokens = late, None
         del self.sent[future]
         future.release()
         if isinstance(error, KilledWorker):
             self.suspects.append(piece)
         elif error is not None:
-            self.faults.add(block, error)
-        elif token is not None and self.books.take(block, token):
-            self._join(piece[0])
+            self.again += self.faults.add(piece, error)
+        elif tokens is not None:
+            for (job, block), token in zip(piece, tokens, strict=True):
+                if self.books.take(block, token):
+                    self._join(job)
 
     def _join(self, job: Job) -> None:
         if self.alone:

@@ -33,7 +33,8 @@ from crdist_postproc.lazy_tiles import (
     regrid_tile,
 )
 from crdist_postproc.parts import FieldInParts
-from crdist_postproc.products.base import BLOCK_WORK, Block, lattice_of, tile_rows, tiles
+from crdist_postproc.products.base import Block
+from crdist_postproc.products.tiling import BLOCK_WORK, lattice_of, tile_rows, tiles
 from crdist_postproc.reach import Reach
 from crdist_postproc.sparse import Chunks
 

@@ -13,7 +13,8 @@ from crdist.grids import CartesianGrid
 from crdist_postproc.conservative import ConservativePlan
 from crdist_postproc.conservative_blocks import block_integrals, block_means
 from crdist_postproc.parts import FieldInParts, Samples
-from crdist_postproc.products.base import Block, in_tile, lattice_of, tile_rows
+from crdist_postproc.products.base import Block
+from crdist_postproc.products.tiling import in_tile, lattice_of, tile_rows
 from crdist_postproc.rows import fill_rows, sum_rows
 
 __all__ = ["project_conservative_tile", "project_tile", "regrid_conservative_tile", "regrid_tile", "with_results"]

@@ -10,10 +10,10 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -31,14 +31,16 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
 
 __all__ = [
+    "Partials",
     "RunFolder",
     "create_products",
     "declare_complete",
+    "drop_left",
     "finished_blocks",
-    "read_partial",
     "samples_begun_with",
     "write_block",
     "write_last_step",
+    "write_strip",
 ]
 
 Array = npt.NDArray[Any]
@@ -162,12 +164,73 @@ def write_block(folder: RunFolder, product: Product, block: Block, result: Block
     return n_bytes
 
 
+def write_strip(folder: RunFolder, product: Product, strip: Block, arrays: Mapping[str, Array]) -> int:
+    """Write the files of a strip of the output, of which the last step makes several; return the number of bytes."""
+    return sum(_write_region(folder.store, product, name, strip, values) for name, values in arrays.items())
+
+
 def write_last_step(folder: RunFolder, product: Product, arrays: Mapping[str, Array]) -> None:
     """Write the arrays that needed all blocks of a product, then the record of that."""
     for name, values in arrays.items():
         stored = _open(folder.store, product.name, name)
         stored[...] = np.asarray(values, dtype=stored.dtype)
     write_durably(folder.record(product.name, LAST_STEP), _pack({}))
+
+
+def drop_left(folder: RunFolder, product: Product) -> None:
+    """Remove the sums that blocks left for the last step, which is done; their records stay."""
+    for block in product.blocks():
+        if product.left_bytes(block):
+            write_durably(folder.record(product.name, block.name), _pack({}))
+
+
+class Partials(Sequence[Mapping[str, Array]]):
+    """What a product's blocks left, in their order; each array is read when it is asked for.
+
+    Parameters
+    ----------
+    folder : RunFolder
+    product : Product
+    """
+
+    def __init__(self, folder: RunFolder, product: Product) -> None:
+        self._folder, self._product, self._blocks = folder, product, product.blocks()
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    @overload
+    def __getitem__(self, index: int) -> Mapping[str, Array]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Mapping[str, Array]]: ...
+
+    def __getitem__(self, index: int | slice) -> Mapping[str, Array] | Sequence[Mapping[str, Array]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return _Left(self._folder.record(self._product.name, self._blocks[index].name))
+
+
+class _Left(Mapping[str, Array]):
+    """The arrays of a record."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __getitem__(self, name: str) -> Array:
+        with np.load(self._path) as record:
+            return np.asarray(record[name])
+
+    def __iter__(self) -> Iterator[str]:
+        with np.load(self._path) as record:
+            names = list(record.files)
+        return iter(names)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        return name in list(self)
 
 
 def finished_blocks(
@@ -191,13 +254,12 @@ def finished_blocks(
     files = _BlockFiles(folder.store, product)
     done = {block.index for block in named if _present(files.of(block))}
     last = _record_name(product.name, LAST_STEP) in recorded and _present(_last_files(folder.store, product))
-    return done, last and len(done) == len(blocks)
-
-
-def read_partial(folder: RunFolder, product: Product, block: Block) -> dict[str, Array]:
-    """What a finished block left for the last step."""
-    with np.load(folder.record(product.name, block.name)) as record:
-        return {name: record[name] for name in record.files}
+    last = last and len(done) == len(blocks)
+    if not last:
+        # what the last step needs of them may have been removed by an earlier one, whose files are gone
+        small = {block.index for block in named if _size(folder, product, block) < product.left_bytes(block)}
+        done -= small
+    return done, last
 
 
 def declare_complete(path: Path) -> None:
@@ -296,9 +358,11 @@ class _BlockFiles:
         ]
 
     def of(self, block: Block) -> list[str]:
-        """Those of one block."""
-        if not self._product.blocks_write(block):
-            return []
+        """Those of one block, if it writes."""
+        return self.of_strip(block) if self._product.blocks_write(block) else []
+
+    def of_strip(self, block: Block) -> list[str]:
+        """Those of a block that writes, or of what the last step writes piece by piece."""
         starts = {dim: start for dim, (start, _) in zip(self._dims, block.bounds, strict=False)}
         return [
             os.path.join(folder, *(str(starts.get(dim, 0) // size) for dim, size in cut))
@@ -309,11 +373,21 @@ class _BlockFiles:
 def _last_files(store: Path, product: Product) -> list[str]:
     """The files that the last step writes: arrays in one piece."""
     by_blocks = any(map(product.blocks_write, product.blocks()))
-    return [
+    strips = product.strips()
+    files = _BlockFiles(store, product)
+    whole = [
         os.path.join(_chunks_folder(store, product, spec), *("0" for _ in spec.shape))
         for spec in product.arrays()
         if not (by_blocks and _is_cut(product, spec))
     ]
+    return [*whole, *(name for strip in strips for name in files.of_strip(strip))]
+
+
+def _size(folder: RunFolder, product: Product, block: Block) -> int:
+    """Of the record of a block; 0 where nothing is asked of it."""
+    if not product.left_bytes(block):
+        return 0
+    return folder.record(product.name, block.name).stat().st_size
 
 
 def _is_cut(product: Product, spec: ArraySpec) -> bool:

@@ -30,7 +30,7 @@ EXACT_POINTS = 1 << 21
 """Points that are located one by one to see what they read: some 25 ns each, less than chunks read in vain take."""
 
 SQUARE = 8
-"""Rows side by side that read the same cells: see `crdist_postproc.products.base.tile_rows`."""
+"""Rows side by side that read the same cells: see `crdist_postproc.products.tiling.tile_rows`."""
 
 SUMMED_TOGETHER = 4
 """Points that a sum along a row takes at once: see `crdist_postproc.kernels.rows.sum_rows`. Rows

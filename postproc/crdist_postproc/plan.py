@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,17 @@ class RunPlan:
 
     def peak_bytes(self, threads: int) -> int:
         """Upper bound on the memory of one worker process."""
-        return PROCESS_BYTES + self.source_bytes + threads * max(product.block_bytes for product in self.products)
+        return PROCESS_BYTES + self.source_bytes + threads * self.largest_task[1]
+
+    @property
+    def largest_task(self) -> tuple[str, int]:
+        """The products whose blocks, computed together, take most memory, and how much that is."""
+        tasks: dict[Hashable, list[ProductPlan]] = {}
+        for job, planned in zip(self.jobs, self.products, strict=True):
+            key = job.product.together(job.product.blocks()[0])
+            tasks.setdefault(planned.name if key is None else (job.source, key), []).append(planned)
+        largest = max(tasks.values(), key=lambda task: sum(planned.block_bytes for planned in task))
+        return " + ".join(planned.name for planned in largest), sum(planned.block_bytes for planned in largest)
 
     @property
     def in_parts(self) -> bool:
@@ -225,10 +235,10 @@ class RunPlan:
         peak, have = self.peak_bytes(workers.threads), workers.process_bytes
         if peak <= have or (not workers.local and workers.memory_bytes == 0):
             return
-        widest = max(self.products, key=lambda product: product.block_bytes)
+        names, block_bytes = self.largest_task
         parts = (
             f"libraries {format_bytes(PROCESS_BYTES)} + source {format_bytes(self.source_bytes)} + {workers.threads} x "
-            f"{format_bytes(widest.block_bytes)} a block of {widest.name!r}"
+            f"{format_bytes(block_bytes)} a block of {names!r}"
         )
         need = peak * workers.processes + DRIVER_BYTES if workers.local else peak
         ways = [f"give at least {workers.memory_setting.format(format_bytes(need, up=True))}"]

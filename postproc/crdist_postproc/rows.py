@@ -23,6 +23,7 @@ from crdist_postproc.parts import SUMMED_TOGETHER, FieldInParts, Part, Samples
 from crdist_postproc.reach import Lattice
 
 __all__ = [
+    "RowSums",
     "bin_rows",
     "box_totals",
     "deposit",
@@ -96,7 +97,7 @@ def sum_rows(
     if not isinstance(samples, FieldInParts):
         return kernels.sum_rows(samples, starts, step, n, splits)
     count = np.zeros(len(starts))
-    sums = _Sums(np.zeros((len(starts), samples.n_padded)))
+    sums = RowSums(np.zeros((len(starts), samples.n_padded)))
     for part, _ in _parts(samples, starts, step, n, 0, splits, None, lattice):
         inside, end = count[part.rows], part.first + part.n
         if part.first % SUMMED_TOGETHER == 0 and (end % SUMMED_TOGETHER == 0 or end == n):
@@ -242,7 +243,7 @@ def _chunks_at(
     return wanted
 
 
-class _Sums:
+class RowSums:
     """Sums along rows that are cut anywhere: points are kept until the four that are added together are there."""
 
     def __init__(self, total: Floats) -> None:

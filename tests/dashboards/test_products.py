@@ -22,7 +22,7 @@ from crdist_dashboards.lru import PLANES, ArrayCache
 from crdist_dashboards.products import ProductsSource
 from crdist_dashboards.shards import ShardedArray
 from crdist_postproc.output import declare_complete
-from written import N_SAMPLE, SHAPE, products_of, write_blocks, write_products
+from written import N_SAMPLE, SHAPE, products_of, smaller_blocks, write_blocks, write_products
 
 PRODUCTS = products_of(Frame(), quantiles=(0.16, 0.84))
 VOLUME = [item for item in PRODUCTS if item.kind == "volume"]
@@ -148,7 +148,8 @@ def test_only_products_that_are_listed_are_read(store, name):
 @pytest.fixture
 def growing(tmp_path, monkeypatch):
     """A volume of which a third is there."""
-    monkeypatch.setattr("crdist_postproc.products.base.BLOCK_WORK", 40_000)
+    for name, value in smaller_blocks(40_000).items():
+        monkeypatch.setattr(f"crdist_postproc.products.tiling.{name}", value)
     return write_products(tmp_path / "g.zarr", VOLUME, n_block=3)
 
 

@@ -19,7 +19,7 @@ from crdist_postproc.conservative import conservative_plan, deposit_tile
 from crdist_postproc.kernels.ball import ball_volumes
 from crdist_postproc.kernels.field import Field
 from crdist_postproc.plan import Workers, plan_run
-from crdist_postproc.products import base
+from crdist_postproc.products import tiling
 from crdist_postproc.recipe import Recipe
 from galaxies import as_samples, directions, smooth_samples, write_posterior
 from strategies import frames
@@ -320,7 +320,7 @@ def lazy_samples(n_sample=3):
 def test_lazy_functions_give_the_tiles(monkeypatch):
     for module in (conservative, conservative_blocks, lazy):
         monkeypatch.setattr(module, "TILE", 12)
-    monkeypatch.setattr(base, "BLOCK_WORK", 8 * 24 * 24 * 31 * 3)
+    monkeypatch.setattr(tiling, "BLOCK_WORK", 8 * 24 * 24 * 31 * 3)
     samples = lazy_samples()
     values, coverage = volume(Field.from_samples(samples.to_numpy(), SOURCE), conservative_plan(SOURCE, WHOLE))
     regridded = crdist.regrid(samples, WHOLE, sampling="conservative")

@@ -13,7 +13,7 @@ from crdist.errors import RunError
 from crdist_cluster import local_client
 from crdist_postproc import books, driving
 from crdist_postproc.books import Books
-from crdist_postproc.driving import MOST_FAULTS, run_block
+from crdist_postproc.driving import MOST_FAULTS, run_piece
 from crdist_postproc.output import RunFolder
 from crdist_postproc.plan import plan_run
 from crdist_postproc.recipe import Recipe
@@ -94,9 +94,11 @@ def test_of_few_blocks_the_long_ones_come_first_of_many_the_recipes_order_holds(
     found = {job.product.name: (set(), False) for job in plan.jobs}
     made = Books(plan, RunFolder(whole / "ordered.zarr", "key"), found, None)
     seconds = {product.name: product.block_seconds for product in plan.products}
-    order = [block.product for _, block in made.for_threads()]
-    assert order == sorted((block.product for _, block in made.missing), key=lambda name: -seconds[name])
-    assert order != [block.product for _, block in made.missing]
+    order = [[block.product for _, block in piece] for piece in made.for_threads()]
+    assert ["projection_x", "volume"] in order
+    missing = [[block.product for _, block in piece] for piece in made.missing]
+    assert order == sorted(missing, key=lambda names: -sum(seconds[name] for name in names))
+    assert order != missing
     monkeypatch.setattr(books, "FEW_BLOCKS", plan.n_block - 1)
     assert made.for_threads() == made.missing
 
@@ -204,7 +206,7 @@ def test_a_worker_that_does_not_see_the_store_is_an_error(whole):
     plan = plan_of(whole, "unseen.zarr")
     job = plan.jobs[0]
     with pytest.raises(RunError, match=r"nowhere\.zarr: a worker on .* does not see it; put the stores on a disk"):
-        run_block(RunFolder(whole / "nowhere.zarr", "key"), job, job.product.blocks()[0], plan.sources)
+        run_piece(RunFolder(whole / "nowhere.zarr", "key"), ((job, job.product.blocks()[0]),), plan.sources)
 
 
 def test_a_cluster_that_stays_without_workers_is_given_up(whole, monkeypatch):

@@ -12,7 +12,8 @@ from crdist.grids import CartesianGrid, SphericalGrid
 from crdist_postproc.kernels.field import Field
 from crdist_postproc.kernels.gather import splitting
 from crdist_postproc.kernels.rows import fill_rows, statistics_rows, sum_rows
-from crdist_postproc.products.base import Block, tile_rows
+from crdist_postproc.products.base import Block
+from crdist_postproc.products.tiling import tile_rows
 
 GRID = SphericalGrid.log_spaced(nside=8, n_shell=40, inner_kpc=0.05, outer_kpc=3.0)
 VOXEL = 0.2

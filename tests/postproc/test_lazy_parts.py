@@ -14,7 +14,8 @@ from crdist.frames import Frame
 from crdist.grids import Axis, CartesianGrid, SphericalGrid
 from crdist_postproc import lazy
 from crdist_postproc.lazy_blocks import BlockReader
-from crdist_postproc.products.base import Block, lattice_of, tile_rows
+from crdist_postproc.products.base import Block
+from crdist_postproc.products.tiling import lattice_of, tile_rows
 from galaxies import smooth_samples, write_posterior
 from resident import linux_only, resident_bytes
 

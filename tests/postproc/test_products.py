@@ -12,11 +12,12 @@ from crdist.errors import PlanTooLargeError, RecipeError, RunError
 from crdist.grids import CartesianGrid, SphericalGrid
 from crdist_postproc.output import RunFolder, create_products, write_block
 from crdist_postproc.plan import plan_run
-from crdist_postproc.products import base
+from crdist_postproc.products import tiling
 from crdist_postproc.products.base import Block, BlockResult
 from crdist_postproc.recipe import Recipe
 from galaxies import SMALL_RECIPE, smooth_samples, write_posterior
 from oracle import interpolate
+from written import smaller_blocks
 
 KPC_CM = 3.0856775814913673e21
 GRID = SphericalGrid.log_spaced(8, 16, 0.05, 15.0)
@@ -168,7 +169,8 @@ def test_the_height_is_fitted_to_each_sample(products):
 
 def test_volumes_hold_mean_and_std_plane_after_plane_too(posterior, tmp_path, monkeypatch):
     # many files of each array, with planes above the source's grid
-    monkeypatch.setattr(base, "BLOCK_WORK", 40 * N_SAMPLE * 300)
+    for name, value in smaller_blocks(40 * N_SAMPLE * 300).items():
+        monkeypatch.setattr(tiling, name, value)
     tree, _ = run(posterior, tmp_path, products=["volume"], grid={**SMALL_RECIPE["grid"], "z": [-2, 18]})
     volume = tree["volume"]
     assert len(list((tmp_path / "products.zarr" / "volume" / "mean_by_plane" / "c").glob("*/*/*"))) > 4
@@ -295,11 +297,13 @@ def test_more_blocks_than_a_run_can_count_are_refused_before_they_are_made(poste
 
 def test_block_cuts_give_the_same_store(posterior, tmp_path, monkeypatch):
     whole, _ = run(posterior, tmp_path / "whole")
-    monkeypatch.setattr(base, "BLOCK_WORK", 20_000)
+    for name, value in smaller_blocks(20_000).items():
+        monkeypatch.setattr(tiling, name, value)
     cut, _ = run(posterior, tmp_path / "cut")
     for group in whole.children:
         for name, array in whole[group].data_vars.items():
-            if name.startswith(("total_", "mass_")) or group in ("radial", "vertical"):
+            summed = group in ("radial", "vertical", "projection_x", "projection_y")
+            if name.startswith(("total_", "mass_")) or (summed and name != "coverage"):
                 # sums over blocks, in another grouping
                 np.testing.assert_allclose(cut[group][name], array, rtol=1e-6, err_msg=f"{group}/{name}")
             else:
@@ -315,8 +319,8 @@ def test_blocks_tile_their_arrays_once(posterior):
             if spec.dims[: len(job.product.dims)] != job.product.dims or job.product.kind in ("radial", "vertical"):
                 continue
             hits = np.zeros(spec.shape[: len(job.product.blocks()[0].bounds)], dtype=int)
-            for block in job.product.blocks():
-                if block.kind == "native" and job.product.kind != "sky":
+            for block in (*job.product.blocks(), *job.product.strips()):
+                if block.kind != "strip" and not job.product.blocks_write(block):
                     continue
                 hits[block.region] += 1
                 assert all(start % size == 0 for (start, _), size in zip(block.bounds, spec.chunks, strict=False))

@@ -12,7 +12,8 @@ from crdist.errors import GridError
 from crdist.frames import Frame
 from crdist.grids import Axis, CartesianGrid, SphericalGrid
 from crdist_postproc.kernels.field import Field
-from crdist_postproc.products.base import Block, lattice_of, tile_rows
+from crdist_postproc.products.base import Block
+from crdist_postproc.products.tiling import lattice_of, tile_rows
 from crdist_postproc.reach import Lattice, Reach
 from strategies import frames, spherical_grids
 

@@ -28,15 +28,15 @@ def stop_after(monkeypatch):
     """Make a run fail after a number of blocks."""
 
     def arrange(n):
-        original = driving.run_block
+        original = driving.run_piece
         left = iter(range(n))
 
-        def run_block(*arguments):
+        def run_piece(*arguments):
             if next(left, None) is None:
                 raise RunError("stopped")
             return original(*arguments)
 
-        monkeypatch.setattr(driving, "run_block", run_block)
+        monkeypatch.setattr(driving, "run_piece", run_piece)
 
     return arrange
 
@@ -60,7 +60,7 @@ def test_completeness_is_declared_in_one_write(tmp_path, monkeypatch):
 
 def test_an_unfinished_store_is_not_taken_for_a_result(tmp_path, stop_after):
     small_posterior(tmp_path / "p.zarr")
-    stop_after(3)
+    stop_after(1)
     with pytest.raises(RunError, match="stopped"):
         crdist.run_products(tmp_path / "p.zarr", tmp_path / "o.zarr", SMALL_RECIPE)
     with pytest.raises(SchemaError, match="its run is not complete"):

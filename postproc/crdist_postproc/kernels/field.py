@@ -56,6 +56,11 @@ class Field:
     radial: npt.NDArray[np.float64]
     """ln of the first knot, bins per unit of ln(distance), inner and outer edge squared [kpc^2]."""
 
+    @property
+    def n_padded(self) -> int:
+        """Number of samples with padding."""
+        return int(self.layout[N_PADDED])
+
     @classmethod
     def from_samples(
         cls,

@@ -21,7 +21,7 @@ from crdist_postproc.kernels.field import LOG, N_PADDED
 from crdist_postproc.kernels.lanes import add_vector, blend_vector
 from crdist_postproc.kernels.locate import FOLLOWING, PLACE_ROWS, SCRATCH_ROWS, TILE, WEIGHT_ROWS, locate_tile
 
-__all__ = ["POINTWISE", "Scratch", "Splitting", "gather_tile", "gather_voxels", "splitting"]
+__all__ = ["POINTWISE", "Scratch", "Splitting", "gather_tile", "gather_voxels", "split_voxels", "splitting"]
 
 MOMENT_ROWS = 5
 """Rows of the moments that the statistics need."""
@@ -133,6 +133,12 @@ def gather_voxels(lanes, values, tables, layout, radial, starts, row, step, firs
     Returns whether any of them was split; only then ``scratch.covered`` says which part of each lies inside the grid.
     """
     gather_tile(lanes, values, tables, layout, radial, starts, row, step, first, n, scratch, out)
+    return split_voxels(lanes, values, tables, layout, radial, starts, row, step, first, n, scratch, splits, out)
+
+
+@njit(cache=True, fastmath=FASTMATH, error_model="numpy", **UNCOUNTED)
+def split_voxels(lanes, values, tables, layout, radial, starts, row, step, first, n, scratch, splits, out):
+    """Put the means over those voxels that are split in place of the samples at their centres; see `gather_voxels`."""
     radii2, across = splits
     if radii2.size == 0:
         return False

@@ -62,7 +62,7 @@ def fill_rows(
     """
     out = np.empty((len(starts), n, field.n_sample), dtype=np.float32)
     covered = NOT_WANTED if coverage is None else coverage
-    _fill(*_arguments(field, starts, step), splits, first, n, field.n_sample, out, covered)
+    _fill(*row_arguments(field, starts, step), splits, first, n, field.n_sample, out, covered)
     return out
 
 
@@ -107,7 +107,7 @@ def add_rows(
     first : int
         Index of the first point.
     """
-    _sum(*_arguments(field, starts, step), splits, first, n, total, count)
+    _sum(*row_arguments(field, starts, step), splits, first, n, total, count)
 
 
 def summed_rows(
@@ -133,7 +133,7 @@ def summed_rows(
         Zero outside the grid; times the part of the voxel that lies inside.
     """
     out = np.empty((len(starts), n, field.values.shape[2]), dtype=np.float32)
-    _summed(*_arguments(field, starts, step), splits, first, n, out, count)
+    _summed(*row_arguments(field, starts, step), splits, first, n, out, count)
     return out
 
 
@@ -162,7 +162,7 @@ def statistics_rows(
     mean = np.empty((len(starts), n), dtype=np.float32)
     std = np.empty((len(starts), n), dtype=np.float32)
     covered = NOT_WANTED if coverage is None else coverage
-    _statistics(*_arguments(field, starts, step), splits, first, n, field.n_sample, mean, std, covered)
+    _statistics(*row_arguments(field, starts, step), splits, first, n, field.n_sample, mean, std, covered)
     return mean, std
 
 
@@ -227,10 +227,11 @@ def add_bins(
         Sums of the weights, and of the row weights alone.
     """
     extra = NOT_WANTED if point_weights is None else point_weights
-    _bin(*_arguments(field, starts, step), n, row_bins, point_bins, row_weights, extra, total, weight)
+    _bin(*row_arguments(field, starts, step), n, row_bins, point_bins, row_weights, extra, total, weight)
 
 
-def _arguments(field: Field, starts: Points, step: Points) -> tuple[object, ...]:
+def row_arguments(field: Field, starts: Points, step: Points) -> tuple[object, ...]:
+    """What every kernel takes first."""
     starts = np.ascontiguousarray(starts, dtype=np.float64)
     step = np.ascontiguousarray(step, dtype=np.float64)
     scratch = Scratch.empty(field.values.shape[2])
@@ -238,7 +239,7 @@ def _arguments(field: Field, starts: Points, step: Points) -> tuple[object, ...]
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", **UNCOUNTED)
-def _note_coverage(buffer, n_padded, split, covered, coverage):
+def note_coverage(buffer, n_padded, split, covered, coverage):
     for k in range(coverage.size):
         coverage[k] = covered[k] if split else (0.0 if np.isnan(buffer[k * n_padded]) else 1.0)
 
@@ -258,7 +259,7 @@ def _fill(lanes, values, tables, layout, radial, starts, step, scratch, splits, 
                 lanes, values, tables, layout, radial, starts, row, step, at, size, scratch, splits, piece
             )
             if coverage.size:
-                _note_coverage(piece, n_padded, split, scratch.covered, coverage[row, base : base + size])
+                note_coverage(piece, n_padded, split, scratch.covered, coverage[row, base : base + size])
             if not whole:
                 for k in range(size):
                     for s in range(n_sample):
@@ -278,7 +279,7 @@ def _sum(lanes, values, tables, layout, radial, starts, step, scratch, splits, f
             split = gather_voxels(
                 lanes, values, tables, layout, radial, starts, row, step, first + base, size, scratch, splits, buffer
             )
-            inside = _leave_out(buffer, n_padded, size, split, covered, inside)
+            inside = leave_out(buffer, n_padded, size, split, covered, inside)
             buffer[size * n_padded :] = 0.0
             for k in range(0, size, 4):
                 for offset in range(0, n_padded, width):
@@ -297,12 +298,12 @@ def _summed(lanes, values, tables, layout, radial, starts, step, scratch, splits
             split = gather_voxels(
                 lanes, values, tables, layout, radial, starts, row, step, first + base, size, scratch, splits, piece
             )
-            inside = _leave_out(piece, n_padded, size, split, scratch.covered, inside)
+            inside = leave_out(piece, n_padded, size, split, scratch.covered, inside)
         count[row] = inside
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", **UNCOUNTED)
-def _leave_out(buffer, n_padded, size, split, covered, inside):
+def leave_out(buffer, n_padded, size, split, covered, inside):
     """Put zero where points lie outside, and less where voxels do in part; return the number inside."""
     for k in range(size):
         if np.isnan(buffer[k * n_padded]):
@@ -320,12 +321,8 @@ def _leave_out(buffer, n_padded, size, split, covered, inside):
 def _statistics(
     lanes, values, tables, layout, radial, starts, step, scratch, splits, first, n, n_sample, mean, std, coverage
 ):
-    buffer, moments = scratch.buffer, scratch.moments
-    width, n_padded = len(lanes), layout[N_PADDED]
-    source = np.int64(buffer.ctypes.data)
-    target = np.int64(moments.ctypes.data)
-    # 0 x infinity is NaN: one sample has no spread
-    per_freedom = 1.0 / np.float64(n_sample - 1)
+    buffer = scratch.buffer
+    n_padded = layout[N_PADDED]
     for row in range(starts.shape[0]):
         for base in range(0, n, TILE):
             size = min(TILE, n - base)
@@ -333,29 +330,40 @@ def _statistics(
                 lanes, values, tables, layout, radial, starts, row, step, first + base, size, scratch, splits, buffer
             )
             if coverage.size:
-                _note_coverage(buffer, n_padded, split, scratch.covered, coverage[row, base : base + size])
-            # Deviations are taken from the first sample, which is as good as the mean: it is within sqrt(n_sample)
-            # standard deviations of it. In place of the padding it deviates by nothing.
-            for k in range(size):
-                for s in range(n_sample, n_padded):
-                    buffer[k * n_padded + s] = buffer[k * n_padded]
-            moments[: 2 * TILE] = 0.0
-            for k in range(size):
-                origin = np.float64(buffer[k * n_padded])
-                moments[ORIGIN * TILE + k] = origin
-                for offset in range(0, n_padded, width):
-                    add_moments(lanes, target + 16 * k, source + 4 * (k * n_padded + offset), origin)
-            for k in range(TILE):
-                total = moments[2 * k]
-                deviation = total / n_sample
-                spread = moments[2 * k + 1] - total * deviation
-                spread = 0.0 if spread < 0.0 else spread
-                moments[CENTRE * TILE + k] = moments[ORIGIN * TILE + k] + deviation
-                moments[SPREAD * TILE + k] = math.sqrt(spread * per_freedom)
+                note_coverage(buffer, n_padded, split, scratch.covered, coverage[row, base : base + size])
             means, stds = mean[row, base : base + size], std[row, base : base + size]
-            for k in range(size):
-                means[k] = moments[CENTRE * TILE + k]
-                stds[k] = moments[SPREAD * TILE + k]
+            note_statistics(lanes, buffer, scratch.moments, n_padded, n_sample, size, means, stds)
+
+
+@njit(cache=True, fastmath=FASTMATH, error_model="numpy", **UNCOUNTED)
+def note_statistics(lanes, buffer, moments, n_padded, n_sample, size, means, stds):
+    """Mean and standard deviation at the points of a tile, whose padding is overwritten."""
+    width = len(lanes)
+    source = np.int64(buffer.ctypes.data)
+    target = np.int64(moments.ctypes.data)
+    # 0 x infinity is NaN: one sample has no spread
+    per_freedom = 1.0 / np.float64(n_sample - 1)
+    # Deviations are taken from the first sample, which is as good as the mean: it is within sqrt(n_sample)
+    # standard deviations of it. In place of the padding it deviates by nothing.
+    for k in range(size):
+        for s in range(n_sample, n_padded):
+            buffer[k * n_padded + s] = buffer[k * n_padded]
+    moments[: 2 * TILE] = 0.0
+    for k in range(size):
+        origin = np.float64(buffer[k * n_padded])
+        moments[ORIGIN * TILE + k] = origin
+        for offset in range(0, n_padded, width):
+            add_moments(lanes, target + 16 * k, source + 4 * (k * n_padded + offset), origin)
+    for k in range(TILE):
+        total = moments[2 * k]
+        deviation = total / n_sample
+        spread = moments[2 * k + 1] - total * deviation
+        spread = 0.0 if spread < 0.0 else spread
+        moments[CENTRE * TILE + k] = moments[ORIGIN * TILE + k] + deviation
+        moments[SPREAD * TILE + k] = math.sqrt(spread * per_freedom)
+    for k in range(size):
+        means[k] = moments[CENTRE * TILE + k]
+        stds[k] = moments[SPREAD * TILE + k]
 
 
 @njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True, **UNCOUNTED)

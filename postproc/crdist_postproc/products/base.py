@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from crdist.errors import PlanTooLargeError
 from crdist.frames import Frame
-from crdist.grids import Axis, CartesianGrid
+from crdist.grids import Axis
 from crdist_postproc.parts import Samples
 from crdist_postproc.reach import Lattice
 from crdist_postproc.statistics import STATISTICS, summarise
 
-__all__ = ["ArraySpec", "Block", "BlockResult", "Coordinate", "Product", "Quantity", "tile_rows", "tiles"]
+__all__ = ["ArraySpec", "Block", "BlockResult", "Coordinate", "Product", "Quantity", "axis_coordinate"]
 
 Array = npt.NDArray[Any]
-
-BLOCK_WORK = 100_000_000
-"""Voxel-samples in a block: a few tenths of a second of work, so that overhead is small and little is lost when
-killed."""
-
-BLOCK_BYTES = 256 * 1024**2
-"""Memory that the arrays of a block may take."""
-
-MOST_BLOCKS = 2_000_000
-"""Of a product; so many take 2 GiB in the process that drives a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +74,8 @@ class Block:
     bounds: tuple[tuple[int, int], ...]
     """Start and stop along the axes that the product is cut along."""
     kind: str = "tile"
-    """``tile`` of the output, or ``native``: a range of pixels of the source."""
+    """``tile`` of the output; ``native``, a range of pixels of the source; ``columns`` of voxels, which leave sums
+    across them; or ``strip`` of the output, which the last step makes of those."""
 
     @property
     def name(self) -> str:
@@ -155,6 +143,15 @@ class Product(ABC):
     def compute(self, block: Block, samples: Samples, weight: Samples | None) -> BlockResult:
         """Compute one block."""
 
+    def together(self, block: Block) -> Hashable:
+        """What it has in common with blocks of other products: those for which it is the same are computed in one pass
+        through the samples, by `compute_together` of any of them. None: it is computed alone."""
+        return None
+
+    def compute_together(self, parts: Sequence[tuple[Any, Block]], samples: Samples) -> list[BlockResult]:
+        """Compute blocks of this and other products, given with each; the results in the same order."""
+        raise NotImplementedError
+
     def place(self, block: Block) -> tuple[Any, ...]:
         """Where a block lies among those of all products of a run: neighbours read the same samples."""
         if block.kind == "native":
@@ -180,6 +177,18 @@ class Product(ABC):
     def finish(self, partials: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
         """Arrays that need all blocks, from what the blocks left, in the order of the blocks."""
         return {}
+
+    def left_bytes(self, block: Block) -> int:
+        """Size of what a block leaves for `join`, bytes, which is removed once the last step is done."""
+        return 0
+
+    def strips(self) -> tuple[Block, ...]:
+        """Parts of the output that the last step writes one after the other, as `blocks` are cut; most have none."""
+        return ()
+
+    def join(self, strip: Block, partials: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        """The arrays of a strip, from what the blocks left, in the order of the blocks."""
+        raise NotImplementedError
 
     def attributes(self) -> dict[str, Any]:
         """Attributes of the group."""
@@ -242,150 +251,7 @@ class Product(ABC):
         return n_values * (8 * n_sample * 3 + 8 * (len(STATISTICS) + 2 + 2 * len(self.quantiles)))
 
 
-def tiles(
-    product: str, shape: tuple[int, int], work_per_row: int, bytes_per_row: int, unit: int = 1
-) -> tuple[Block, ...]:
-    """Cut a plane of rows into tiles of even size, none with more than `BLOCK_WORK` or `BLOCK_BYTES`.
-
-    The cut depends on the product alone, never on the workers: a run that is continued on another machine meets the
-    same blocks.
-
-    Parameters
-    ----------
-    unit : int
-        Rows that belong together along both axes: no tile cuts them, though it has more work for that.
-
-    Raises
-    ------
-    PlanTooLargeError
-        If there are more than `MOST_BLOCKS`.
-    """
-    side = _tile_side(shape, work_per_row, bytes_per_row, unit)
-    n_block = math.prod(-(-whole // part) for whole, part in zip(shape, side, strict=True))
-    if n_block > MOST_BLOCKS:
-        raise PlanTooLargeError(
-            f"product {product}: {n_block:,} blocks are more than one run can keep count of ({MOST_BLOCKS:,}); choose "
-            "larger voxels, or several recipes with a smaller box each"
-        )
-    return _tiles(product, shape, side)
-
-
-# asked for again and again, and a million blocks take seconds to make
-@functools.lru_cache(maxsize=64)
-def _tiles(product: str, shape: tuple[int, int], side: tuple[int, int]) -> tuple[Block, ...]:
-    bounds = [
-        ((i, min(i + side[0], shape[0])), (j, min(j + side[1], shape[1])))
-        for i in range(0, shape[0], side[0])
-        for j in range(0, shape[1], side[1])
-    ]
-    return tuple(Block(product, index, bound) for index, bound in enumerate(bounds))
-
-
-def pixel_blocks(product: str, n_pixel: int, work_per_pixel: int, first_index: int = 0) -> tuple[Block, ...]:
-    """Cut the sphere into ranges of nested pixels."""
-    size = 12
-    while size < n_pixel and 2 * size * work_per_pixel <= BLOCK_WORK and 2 * size <= 65536:
-        size *= 2
-    return _pixel_ranges(product, n_pixel, size, first_index)
-
-
-@functools.lru_cache(maxsize=64)
-def _pixel_ranges(product: str, n_pixel: int, size: int, first_index: int) -> tuple[Block, ...]:
-    starts = range(0, n_pixel, size)
-    return tuple(
-        Block(product, first_index + index, ((start, min(start + size, n_pixel)),), "native")
-        for index, start in enumerate(starts)
-    )
-
-
-def tile_rows(grid: CartesianGrid, along: str, block: Block) -> tuple[Array, Array, Array]:
-    """The rows of voxel centres of a tile, along one axis, in an order that keeps neighbours together.
-
-    Parameters
-    ----------
-    grid : CartesianGrid
-    along : {"x", "y", "z"}
-        Axis that the rows run along; the tile is cut along the other two, in their order.
-
-    Returns
-    -------
-    starts : ndarray, shape (n_row, 3), heliocentric kpc
-        Centre of the first voxel of each row.
-    step : ndarray, shape (3,), heliocentric kpc
-    order : ndarray of int, shape (n_row,)
-        Place of each row in the tile, row-major.
-    """
-    across = [name for name in "xyz" if name != along]
-    first, second = (_part(grid.axis(name), bound) for name, bound in zip(across, block.bounds, strict=True))
-    # Squares of 8 x 8 rows: neighbouring rows read the same cells while those are in the cache.
-    i, j = np.meshgrid(np.arange(first.size), np.arange(second.size), indexing="ij")
-    order = np.lexsort((j.ravel(), i.ravel(), j.ravel() // 8, i.ravel() // 8))
-    points = np.empty((order.size, 3))
-    points[:, "xyz".index(across[0])] = first[i.ravel()[order]]
-    points[:, "xyz".index(across[1])] = second[j.ravel()[order]]
-    points[:, "xyz".index(along)] = grid.axis(along).centres[0]
-    direction = np.zeros(3)
-    direction["xyz".index(along)] = grid.axis(along).step
-    # a rotation only: the step is a difference of points
-    step = direction @ grid.frame.rotation
-    return grid.frame.to_heliocentric(points), step, order
-
-
-def lattice_of(grid: CartesianGrid, along: str, block: Block) -> Lattice:
-    """The voxel centres of a tile as a lattice, those along one axis last."""
-    names = [*(name for name in "xyz" if name != along), along]
-    starts = dict(zip(names, (*(start for start, _ in block.bounds), 0), strict=True))
-    origin = np.array([grid.axis(name).centres[starts[name]] for name in "xyz"])
-    steps = np.zeros((3, 3))
-    for row, name in enumerate(names):
-        steps[row, "xyz".index(name)] = grid.axis(name).step
-    n_i, n_j = block.shape
-    return Lattice(grid.frame.to_heliocentric(origin), steps @ grid.frame.rotation, (n_i, n_j, grid.axis(along).n))
-
-
-def morton(x_kpc: float, y_kpc: float) -> int:
-    """Place along a curve through a plane on which neighbours are close to each other, in steps of a parsec."""
-    place = 0
-    for bit in range(20):
-        for shift, value in enumerate((x_kpc, y_kpc)):
-            place |= ((max(math.floor(1000 * value) + (1 << 19), 0) >> bit) & 1) << (2 * bit + shift)
-    return place
-
-
-def in_tile(values: Array, order: Array, shape: tuple[int, ...]) -> Array:
-    """Put results of rows back into their tile, shape (*shape, ...)."""
-    result = np.empty_like(values)
-    result[order] = values
-    return result.reshape(*shape, *values.shape[1:])
-
-
 def axis_coordinate(name: str, axis: Axis, frame: Frame) -> Coordinate:
     """Voxel centres along an axis."""
     text = f"{frame.name} {name}, voxel centres"
     return Coordinate(name, (name,), axis.centres, {"units": "kpc", "long_name": text, "axis": name.upper()})
-
-
-def _part(axis: Axis, bound: tuple[int, int]) -> Array:
-    return np.asarray(axis.centres[slice(*bound)])
-
-
-def _tile_side(shape: tuple[int, int], work_per_row: int, bytes_per_row: int, unit: int) -> tuple[int, int]:
-    rows = max(1, min(BLOCK_WORK // max(work_per_row, 1), BLOCK_BYTES // max(bytes_per_row, 1)))
-    side = max(1, math.isqrt(rows) // unit)
-    return unit * _even(-(-shape[0] // unit), side), unit * _even(-(-shape[1] // unit), side)
-
-
-def _even(n: int, most: int) -> int:
-    """Size of equal parts of n, at most ``most``, a multiple of 8 where there are several parts."""
-    if n <= most:
-        return n
-    if most >= 8:
-        most -= most % 8
-    size = -(-n // -(-n // most))
-    return min(-(-size // 8) * 8, most) if most >= 8 else size
-
-
-def iterate_rows(order: Array, rows_at_once: int) -> Iterator[slice]:
-    """Ranges of rows for kernels whose result is large."""
-    for first in range(0, len(order), rows_at_once):
-        yield slice(first, min(first + rows_at_once, len(order)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +16,9 @@ from crdist_postproc.conservative_blocks import COST, block_means, plan_for, til
 from crdist_postproc.kernels.field import padded_samples
 from crdist_postproc.kernels.gather import POINTWISE, Splitting, splitting
 from crdist_postproc.parts import Samples
-from crdist_postproc.products.base import (
-    Array,
-    Block,
-    Coordinate,
-    Product,
-    axis_coordinate,
-    lattice_of,
-    morton,
-    tiles,
-)
+from crdist_postproc.products.base import Array, Block, BlockResult, Coordinate, Product, axis_coordinate
+from crdist_postproc.products.columns import TilePass, compute_columns
+from crdist_postproc.products.tiling import even_tiles, lattice_of, morton, tiles
 from crdist_postproc.reach import Lattice
 
 __all__ = ["GridMap"]
@@ -72,12 +65,45 @@ class GridMap(Product):
 
     def work(self, block: Block) -> int:
         """Voxel-samples of a block, of interpolation that takes as long."""
-        return math.prod(block.shape) * self.depth * self.quantity.n_sample * self._cost
+        (uncut,) = set("xyz") - set(self.cut)
+        return math.prod(block.shape) * self.grid.axis(uncut).n * self.quantity.n_sample * self._cost
 
     @property
     def along(self) -> str:
         """Axis that rows run along in the kernels."""
         return self.axis
+
+    @property
+    def cut(self) -> tuple[str, str]:
+        """The axes that its tiles are cut along."""
+        return self.across
+
+    @property
+    def summed(self) -> bool:
+        """Whether voxels are summed along the axis."""
+        return False
+
+    @property
+    def columns(self) -> tuple[int, int] | None:
+        """Columns along x and y in each tile, if several products of the grid are computed from the same pass."""
+        return None
+
+    def column_blocks(self, kind: str = "tile") -> tuple[Block, ...]:
+        """Tiles of columns."""
+        assert self.columns is not None
+        return even_tiles(self.name, (self.grid.axis("x").n, self.grid.axis("y").n), self.columns, kind)
+
+    def together(self, block: Block) -> Hashable:
+        """Blocks over the same columns of the same grid are computed together."""
+        return None if self.columns is None or block.kind == "native" else (self.grid, block.bounds)
+
+    def compute_together(self, parts: Sequence[tuple[Any, Block]], samples: Samples) -> list[BlockResult]:
+        """Go once through the columns that the blocks have in common."""
+        return compute_columns(parts, samples)
+
+    def of_columns(self, block: Block, found: TilePass) -> BlockResult:
+        """What a block is, from a pass through its columns."""
+        raise NotImplementedError
 
     def place(self, block: Block) -> tuple[Any, ...]:
         """Where a block lies: tiles with rows along the same axis together, neighbours close to each other."""
@@ -85,7 +111,7 @@ class GridMap(Product):
             return super(GridMap, self).place(block)
         middles = (
             (self.grid.axis(name).edges[start] + self.grid.axis(name).edges[stop]) / 2
-            for name, (start, stop) in zip(self.across, block.bounds, strict=True)
+            for name, (start, stop) in zip(self.cut, block.bounds, strict=True)
         )
         return 1, self.along, morton(*middles), self.name, block.index
 

@@ -12,17 +12,10 @@ import numpy as np
 from crdist.units import integral_unit
 from crdist_postproc.conservative_blocks import block_integrals, plan_for
 from crdist_postproc.parts import Samples
-from crdist_postproc.products.base import (
-    Array,
-    ArraySpec,
-    Block,
-    BlockResult,
-    in_tile,
-    lattice_of,
-    pixel_blocks,
-    tile_rows,
-)
+from crdist_postproc.products.base import Array, ArraySpec, Block, BlockResult
+from crdist_postproc.products.columns import TilePass, compute_columns
 from crdist_postproc.products.grid_map import GridMap
+from crdist_postproc.products.tiling import column_tile, even_tiles, in_tile, lattice_of, pixel_blocks, tile_rows
 from crdist_postproc.rows import box_totals, fill_rows, sum_rows
 
 __all__ = ["ProjectionMap", "SliceMap"]
@@ -112,6 +105,26 @@ class ProjectionMap(GridMap):
     extend: bool
     """Whether the first shell stands for the space inside it, too."""
 
+    @property
+    def along(self) -> str:
+        """Columns run along z, whatever the axis."""
+        return self.axis if self.columns is None else "z"
+
+    @property
+    def cut(self) -> tuple[str, str]:
+        """Tiles of columns are cut along x and y."""
+        return self.across if self.columns is None else ("x", "y")
+
+    @property
+    def summed(self) -> bool:
+        """Voxels are summed along the axis."""
+        return True
+
+    @property
+    def columns(self) -> tuple[int, int] | None:
+        """Columns in each tile; none where cells are handed out to voxels."""
+        return None if self.order else column_tile(self.grid, self.quantity.n_sample)
+
     def arrays(self) -> tuple[ArraySpec, ...]:
         """The arrays to create."""
         axis = self.grid.axis(self.axis)
@@ -126,7 +139,8 @@ class ProjectionMap(GridMap):
             ("mass_residual", "", "total_cartesian / total_native - 1"),
         )
         totals = (ArraySpec(name, ("sample",), (n,), (n,), unit, text, dtype="float64") for name, unit, text in named)
-        return (*self.statistics_arrays(self.plane, self._tiles()[0].shape, units, what), *totals)
+        cut = (self.strips() or self._tiles())[0].shape
+        return (*self.statistics_arrays(self.plane, cut, units, what), *totals)
 
     def attributes(self) -> dict[str, Any]:
         """Attributes of the group."""
@@ -134,7 +148,7 @@ class ProjectionMap(GridMap):
         return {"axis": self.axis, "box": box, "grid": self.grid.to_dict(), **self.sampling}
 
     def blocks(self) -> tuple[Block, ...]:
-        """Tiles of the plane, then ranges of native pixels for the mass."""
+        """Tiles of the plane or of columns, then ranges of native pixels for the mass."""
         found = self._tiles()
         per_pixel = self._native_work
         return (*found, *pixel_blocks(self.name, self.native.n_pixel, per_pixel, len(found)))
@@ -147,20 +161,59 @@ class ProjectionMap(GridMap):
         """Integrate the columns of a tile, or the native cells of some pixels."""
         if block.kind == "native":
             return BlockResult(partial={"native": self._native_total(block, samples)})
-        total, count = self._sums(block, samples)
-        cartesian = total.sum(axis=(0, 1)) * self.grid.voxel_volume
+        if self.columns is not None:
+            return compute_columns([(self, block)], samples)[0]
+        return BlockResult(*self._integrals(*self._sums(block, samples)))
+
+    def of_columns(self, block: Block, found: TilePass) -> BlockResult:
+        """The integrals along z, or what columns add to those along x or y."""
+        total, count = found.sums[self.axis], found.counts[self.axis]
+        if self.axis == "z":
+            # other products may be made of the same sums
+            return BlockResult(*self._integrals(total.copy(), count))
+        return BlockResult(partial={"sums": total, "counts": count, "cartesian": self._mass(total)})
+
+    def left_bytes(self, block: Block) -> int:
+        """The sums that columns leave."""
+        if block.kind != "columns":
+            return 0
+        across = block.shape[self.cut.index(self.across[0])]
+        return 8 * across * self.grid.axis("z").n * (self.quantity.n_sample + 1)
+
+    def strips(self) -> tuple[Block, ...]:
+        """What is made of the sums that columns leave: all along z, as wide as a tile of columns."""
+        if self.columns is None or self.axis == "z":
+            return ()
+        return even_tiles(self.name, self.plane, (self.columns[self.cut.index(self.across[0])], self.plane[1]), "strip")
+
+    def join(self, strip: Block, partials: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        """Add up what the tiles of columns left, in their order along the axis."""
+        side = self.cut.index(self.across[0])
+        total, count = np.zeros((*strip.shape, self.quantity.n_sample)), np.zeros(strip.shape)
+        for block in self._tiles():
+            if block.bounds[side] == strip.bounds[0]:
+                total += partials[block.index]["sums"]
+                count += partials[block.index]["counts"]
+        return dict(self._integrals(total, count)[0])
+
+    def _integrals(self, total: Array, count: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The arrays from sums over voxels, which are changed, and what adds up to the mass."""
+        partial = {"cartesian": self._mass(total)}
         # a column that misses the grid altogether is no measurement of nothing
         total[count == 0] = np.nan
         columns = total * (self.grid.axis(self.axis).step * integral_unit(self.quantity.units)[1])
-        return BlockResult(self.summary(columns, count / self.depth), {"cartesian": cartesian})
+        return self.summary(columns, count / self.depth), partial
+
+    def _mass(self, total: Array) -> Array:
+        return np.asarray(total.sum(axis=(0, 1)) * self.grid.voxel_volume)
 
     def finish(self, partials: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
         """The mass of the box on both grids."""
         factor = integral_unit(self.quantity.units, power=3)[1]
         sums = {"cartesian": np.zeros(self.quantity.n_sample), "native": np.zeros(self.quantity.n_sample)}
         for partial in partials:
-            for name, value in partial.items():
-                sums[name] += value
+            for name in sums.keys() & partial.keys():
+                sums[name] += partial[name]
         residual = np.full(self.quantity.n_sample, np.nan)
         np.divide(sums["cartesian"], sums["native"], out=residual, where=sums["native"] != 0)
         return {
@@ -173,18 +226,20 @@ class ProjectionMap(GridMap):
         """Voxel-samples of a block."""
         if block.kind == "native":
             return block.shape[0] * self._native_work
-        return math.prod(block.shape) * self.depth * self.quantity.n_sample
+        return super(ProjectionMap, self).work(block)
 
     def block_bytes(self) -> int:
         """Upper bound on the memory of one block."""
-        tile, native = self._tiles()[0], self.blocks()[-1]
-        n = math.prod(tile.shape)
-        return max(
-            self.statistics_bytes(n) + 8 * n * (2 * self.quantity.n_sample + 24) + self.conservative_bytes(),
-            96 * self._rays**2 * native.shape[0],
-        )
+        native = 96 * self._rays**2 * self.blocks()[-1].shape[0]
+        tile = self._tiles()[0]
+        left = 3 * self.left_bytes(tile)
+        n = math.prod((self.strips() or (tile,))[0].shape)
+        integrals = self.statistics_bytes(n) + 8 * n * (2 * self.quantity.n_sample + 24)
+        return max(left + integrals + self.conservative_bytes(), native)
 
     def _tiles(self) -> tuple[Block, ...]:
+        if self.columns is not None:
+            return self.column_blocks("tile" if self.axis == "z" else "columns")
         return self.plane_tiles(self.depth * self.quantity.n_sample, self.statistics_bytes(1))
 
     def _sums(self, block: Block, samples: Samples) -> tuple[Array, Array]:

@@ -10,15 +10,8 @@ import numpy as np
 from crdist.grids import SphericalGrid
 from crdist.units import integral_unit
 from crdist_postproc.parts import Samples
-from crdist_postproc.products.base import (
-    Array,
-    ArraySpec,
-    Block,
-    BlockResult,
-    Coordinate,
-    Product,
-    pixel_blocks,
-)
+from crdist_postproc.products.base import Array, ArraySpec, Block, BlockResult, Coordinate, Product
+from crdist_postproc.products.tiling import pixel_blocks
 from crdist_postproc.rows import sight_lines
 
 __all__ = ["SkyMap"]

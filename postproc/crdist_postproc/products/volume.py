@@ -10,18 +10,11 @@ from typing import Any
 import numpy as np
 
 from crdist_postproc.parts import Samples
-from crdist_postproc.products.base import (
-    Array,
-    ArraySpec,
-    Block,
-    BlockResult,
-    in_tile,
-    iterate_rows,
-    lattice_of,
-    tile_rows,
-)
+from crdist_postproc.products.base import Array, ArraySpec, Block, BlockResult
+from crdist_postproc.products.columns import TilePass, compute_columns
 from crdist_postproc.products.grid_map import GridMap
-from crdist_postproc.rows import fill_rows, statistics_rows
+from crdist_postproc.products.tiling import column_tile, in_tile, iterate_rows, lattice_of, tile_rows
+from crdist_postproc.rows import fill_rows
 from crdist_postproc.statistics import STATISTICS, significance_and_error, summarise
 
 __all__ = ["VolumeMap"]
@@ -63,8 +56,16 @@ class VolumeMap(GridMap):
         """Attributes of the group."""
         return {"grid": self.grid.to_dict(), **self.sampling}
 
+    @property
+    def columns(self) -> tuple[int, int] | None:
+        """Columns in each tile; none where more is kept of the samples than mean and standard deviation."""
+        alone = self.order or self.per_sample or self.quantiles
+        return None if alone else column_tile(self.grid, self.quantity.n_sample)
+
     def blocks(self) -> tuple[Block, ...]:
         """Columns of voxels over tiles of the x-y plane."""
+        if self.columns is not None:
+            return self.column_blocks()
         n_sample = self.quantity.n_sample
         kept = n_sample * self.per_sample + len(self.quantiles)
         per_voxel = 4 * (8 + 2 * kept)
@@ -72,22 +73,23 @@ class VolumeMap(GridMap):
 
     def compute(self, block: Block, samples: Samples, weight: Samples | None) -> BlockResult:
         """Interpolate in the voxels of a tile and reduce over samples."""
+        if self.columns is not None:
+            return compute_columns([(self, block)], samples)[0]
         if self.order:
             return self._result(self._conservative(block, samples))
         starts, step, order = tile_rows(self.grid, "z", block)
         covered = np.empty((len(starts), self.depth), dtype=np.float32)
-        if not self.per_sample and not self.quantiles:
-            lattice = lattice_of(self.grid, "z", block)
-            rows = statistics_rows(
-                samples, starts, step, self.depth, splits=self.splits("z"), coverage=covered, lattice=lattice
-            )
-            mean, std = (in_tile(part, order, block.shape) for part in rows)
-            significance, error = significance_and_error(mean, std, self.quantity.n_sample, self.quantity.freedom)
-            arrays: dict[str, Array] = dict(zip(STATISTICS, (mean, std, significance, error), strict=True))
-        else:
-            arrays = self._with_samples(block, samples, starts, step, order, covered)
+        arrays = self._with_samples(block, samples, starts, step, order, covered)
         arrays["coverage"] = in_tile(covered, order, block.shape)
         return self._result(arrays)
+
+    def of_columns(self, block: Block, found: TilePass) -> BlockResult:
+        """The statistics in the voxels of a tile."""
+        assert found.statistics is not None
+        mean, std, coverage = found.statistics
+        significance, error = significance_and_error(mean, std, self.quantity.n_sample, self.quantity.freedom)
+        arrays = dict(zip(STATISTICS, (mean, std, significance, error), strict=True))
+        return self._result({**arrays, "coverage": coverage})
 
     def _result(self, arrays: dict[str, Array]) -> BlockResult:
         arrays = {name: value.astype(np.float32, copy=False) for name, value in arrays.items()}
