@@ -21,6 +21,7 @@ import numpy.typing as npt
 import zarr
 
 from crdist.errors import SchemaError
+from crdist.shard_files import has_plain_shards
 
 __all__ = ["ShardedArray", "sharded_array"]
 
@@ -147,19 +148,7 @@ def sharded_array(array: zarr.Array[Any], folder: Path) -> ShardedArray | None:
     folder : Path
         Where it lies.
     """
-    if array.shards is None:
-        return None
-    metadata: Any = array.metadata.to_dict()
-    plain = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
-    codecs, keys = metadata.get("codecs", ()), metadata.get("chunk_key_encoding")
-    if len(codecs) != 1 or codecs[0].get("name") != "sharding_indexed":
-        return None
-    settings = codecs[0]["configuration"]
-    if any([dict(codec) for codec in settings.get(key, ())] != plain for key in ("codecs", "index_codecs")):
-        return None
-    if settings.get("index_location", "end") != "end":
-        return None
-    if keys != {"name": "default", "configuration": {"separator": "/"}}:
+    if array.shards is None or not has_plain_shards(array):
         return None
     dtype = np.dtype(array.dtype).newbyteorder("<")
     return ShardedArray(folder, tuple(array.shape), tuple(array.shards), tuple(array.chunks), dtype, array.fill_value)

@@ -24,6 +24,7 @@ from zarr.storage import MemoryStore
 from crdist.durable import flush_tree, remove_partial_files, write_durably
 from crdist.errors import RunError, SchemaError
 from crdist.schema import PRODUCTS_SCHEMA, SCHEMA_VERSION, open_group
+from crdist.shard_files import has_plain_shards, shard_bytes
 from crdist.store import consolidate, new_store, open_for_writing
 from crdist_postproc.products.base import ArraySpec, Block, BlockResult, Coordinate, Product
 
@@ -331,9 +332,12 @@ def _write_region(store: Path, product: Product, name: str, block: Block, values
                 f"{whole} that is "
                 f"stored in files of {size}; a block must be exactly one file"
             )
-    values = np.ascontiguousarray(values, dtype=stored.dtype)
-    stored[tuple(slice(*bound) for bound in bounds)] = values
-    return values.nbytes
+    if has_plain_shards(stored):
+        places = [str(start // size) for (start, _), size in zip(bounds, stored.shards or (), strict=True)]
+        write_durably(store.joinpath(product.name, name, "c", *places), shard_bytes(stored, values).data)
+    else:
+        stored[tuple(slice(*bound) for bound in bounds)] = np.ascontiguousarray(values, dtype=stored.dtype)
+    return values.size * stored.dtype.itemsize
 
 
 def _record_name(product: str, block: str) -> str:

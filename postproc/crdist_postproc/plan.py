@@ -321,7 +321,10 @@ def plan_run(posterior: str | Path, recipe: Recipe, products: str | Path | None 
         arrays = job.product.arrays()
         n_bytes = 0
         for spec in arrays:
-            n_bytes += math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+            # chunks at the end of an axis are as long as the others
+            pieces = spec.inner_chunks or spec.chunks
+            held = [-(-n // size) * size for n, size in zip(spec.shape, pieces, strict=True)]
+            n_bytes += math.prod(held) * np.dtype(spec.dtype).itemsize
         planned.append(
             ProductPlan(
                 job.product.name,

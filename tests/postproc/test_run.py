@@ -75,6 +75,7 @@ def test_an_unfinished_store_is_not_taken_for_a_result(tmp_path, stop_after):
     [
         "radial/mean/c/0",
         "projection_z/mass_residual/c/0",
+        "projection_x/std/c/0/0",
         "vertical/fit_n0_of_mean/c",
         "sky/std/c/0",
         "volume/std_by_plane/c/0/0/0",

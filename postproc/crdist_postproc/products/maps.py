@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,6 +172,19 @@ class ProjectionMap(GridMap):
             # other products may be made of the same sums
             return BlockResult(*self._integrals(total.copy(), count))
         return BlockResult(partial={"sums": total, "counts": count, "cartesian": self._mass(total)})
+
+    def together(self, block: Block) -> Hashable:
+        """Projections of the same box along different axes have the mass of the source's cells in common, too."""
+        if block.kind != "native":
+            return super(ProjectionMap, self).together(block)
+        box = tuple((axis.lower_kpc, axis.upper_kpc) for axis in self.grid.axes)
+        return self.grid.frame, box, self.extend, self.native, block.bounds
+
+    def compute_together(self, parts: Sequence[tuple[GridMap, Block]], samples: Samples) -> list[BlockResult]:
+        """Go once through the columns, or the native pixels, that the blocks have in common."""
+        if parts[0][1].kind == "native":
+            return [self.compute(parts[0][1], samples, None)] * len(parts)
+        return super(ProjectionMap, self).compute_together(parts, samples)
 
     def left_bytes(self, block: Block) -> int:
         """The sums that columns leave."""

@@ -46,6 +46,9 @@ COLUMN_WORK = BLOCK_WORK // 2
 VOXEL_BYTES = 32
 """Memory for each voxel of a tile of columns: what a volume keeps of it."""
 
+COLUMN_GRAIN = 16
+"""Columns along a side of the pieces that a volume's files consist of."""
+
 LEAST_SIDE, SMALLEST_SIDE = 64, 16
 """Columns along a side of such a tile: every tile leaves a sum for each of its faces, so that small ones leave much. Of
 many samples even `SMALLEST_SIDE` may be too many to hold."""
@@ -117,7 +120,8 @@ def column_tile(grid: CartesianGrid, n_sample: int) -> tuple[int, int] | None:
     side = min(side, math.isqrt(BLOCK_BYTES // (VOXEL_BYTES * depth)), BLOCK_BYTES // sums)
     if side < SMALLEST_SIDE:
         return None
-    return even_part(grid.axis("x").n, side), even_part(grid.axis("y").n, side)
+    x, y = (even_part(grid.axis(name).n, side, COLUMN_GRAIN) for name in "xy")
+    return x, y
 
 
 def pixel_blocks(product: str, n_pixel: int, work_per_pixel: int, first_index: int = 0) -> tuple[Block, ...]:
@@ -208,14 +212,14 @@ def _tile_side(shape: tuple[int, int], work_per_row: int, bytes_per_row: int, un
     return unit * even_part(-(-shape[0] // unit), side), unit * even_part(-(-shape[1] // unit), side)
 
 
-def even_part(n: int, most: int) -> int:
-    """Size of equal parts of n, at most ``most``, a multiple of 8 where there are several parts."""
+def even_part(n: int, most: int, grain: int = 8) -> int:
+    """Size of equal parts of n, at most ``most``, a multiple of a grain where there are several parts."""
     if n <= most:
         return n
-    if most >= 8:
-        most -= most % 8
+    if most >= grain:
+        most -= most % grain
     size = -(-n // -(-n // most))
-    return min(-(-size // 8) * 8, most) if most >= 8 else size
+    return min(-(-size // grain) * grain, most) if most >= grain else size
 
 
 def iterate_rows(order: Array, rows_at_once: int) -> Iterator[slice]:
