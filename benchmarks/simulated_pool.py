@@ -44,6 +44,9 @@ class _Task:
 
     status = "finished"
 
+    def __init__(self, tokens: Any) -> None:
+        self.tokens = tokens
+
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         """The pool says itself what has ended."""
 
@@ -86,15 +89,16 @@ class SimulatedPool:
         cpu_seconds = self._costs.turn_seconds + len(key) * self._costs.block_seconds
         self.now += cpu_seconds / (1 - self._costs.rest_share)
         seconds = self._block_seconds * self._rng.uniform(LEAST_PART, 2 - LEAST_PART, len(key))
-        return [self._taken(float(each)) for each in seconds]
+        # each is a task of one block
+        return [self._taken(float(each), (Token(self._block_seconds, 0),)) for each in seconds]
 
     def submit(self, function: Any, *arguments: Any, key: str, pure: bool) -> _Task:
         """Take the last step."""
-        return self._taken(0.0)
+        return self._taken(0.0, Token(0.0, 0))
 
-    def sync(self, function: Any, tasks: Sequence[_Task], **options: Any) -> list[Token]:
+    def sync(self, function: Any, tasks: Sequence[_Task], **options: Any) -> list[Any]:
         """Their tokens."""
-        return [Token(self._block_seconds, 0)] * len(tasks)
+        return [task.tokens for task in tasks]
 
     _gather = None
 
@@ -117,8 +121,8 @@ class SimulatedPool:
             raise Empty
         return heapq.heappop(self._ending)[2]
 
-    def _taken(self, seconds: float) -> _Task:
-        task = _Task()
+    def _taken(self, seconds: float, tokens: Any) -> _Task:
+        task = _Task(tokens)
         begin = max(self.now + self._costs.latency_seconds, self._free[0])
         end = begin + seconds + self._costs.worker_seconds
         heapq.heapreplace(self._free, end)
