@@ -107,20 +107,27 @@ class Books:
 
     def _pieces(self, jobs: Sequence[Job]) -> Iterator[Piece]:
         """What is missing, in the recipe's order; blocks that go together, with the first of them."""
+        groups: dict[Hashable, int] = {}
         together: dict[Hashable, list[tuple[Job, Block]]] = {}
         order: list[list[tuple[Job, Block]]] = []
         for job in jobs:
             left = self.left[job.product.name]
+            # there may be a million blocks, and grids take long to compare
+            kinds: dict[str, int | None] = {}
             for block in job.product.blocks():
                 if block.index not in left:
                     continue
-                key = job.product.together(block)
-                if key is None:
+                if block.kind not in kinds:
+                    shared = job.product.together(block.kind)
+                    key = (job.source, block.kind == "native", shared)
+                    kinds[block.kind] = None if shared is None else groups.setdefault(key, len(groups))
+                group = kinds[block.kind]
+                if group is None:
                     order.append([(job, block)])
-                elif (job.source, key) in together:
-                    together[job.source, key].append((job, block))
+                elif (group, block.bounds) in together:
+                    together[group, block.bounds].append((job, block))
                 else:
-                    order.append(together.setdefault((job.source, key), [(job, block)]))
+                    order.append(together.setdefault((group, block.bounds), [(job, block)]))
         return map(tuple, order)
 
     def take(self, block: Block, token: Token) -> bool:

@@ -135,7 +135,7 @@ class RunPlan:
         """The products whose blocks, computed together, take most memory, and how much that is."""
         tasks: dict[Hashable, list[ProductPlan]] = {}
         for job, planned in zip(self.jobs, self.products, strict=True):
-            key = job.product.together(job.product.blocks()[0])
+            key = job.product.together(job.product.blocks()[0].kind)
             tasks.setdefault(planned.name if key is None else (job.source, key), []).append(planned)
         largest = max(tasks.values(), key=lambda task: sum(planned.block_bytes for planned in task))
         return " + ".join(planned.name for planned in largest), sum(planned.block_bytes for planned in largest)

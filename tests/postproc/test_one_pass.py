@@ -143,7 +143,7 @@ def test_what_a_product_gets_does_not_depend_on_the_others(samples, seed):
     random = np.random.default_rng(seed)
     some = [products[k] for k in random.permutation(len(products))[: random.integers(2, len(products) + 1)]]
     parts = [(product, product.blocks()[0]) for product in some]
-    assert len({product.together(block) for product, block in parts}) == 1
+    assert len({product.together(block.kind) for product, block in parts}) == 1
     for (product, block), found in zip(parts, compute_columns(parts, samples), strict=True):
         alone = product.compute(block, samples, None)
         assert found.arrays.keys() == alone.arrays.keys()

@@ -143,9 +143,10 @@ class Product(ABC):
     def compute(self, block: Block, samples: Samples, weight: Samples | None) -> BlockResult:
         """Compute one block."""
 
-    def together(self, block: Block) -> Hashable:
-        """What it has in common with blocks of other products: those for which it is the same are computed in one pass
-        through the samples, by `compute_together` of any of them. None: it is computed alone."""
+    def together(self, kind: str) -> Hashable:
+        """What its blocks of a kind have in common with other products': of those for which it is the same, the blocks
+        with the same bounds are computed in one pass through the samples, by `compute_together` of any of them. None:
+        each is computed alone."""
         return None
 
     def compute_together(self, parts: Sequence[tuple[Any, Block]], samples: Samples) -> list[BlockResult]:

@@ -65,8 +65,8 @@ class GridMap(Product):
 
     def work(self, block: Block) -> int:
         """Voxel-samples of a block, of interpolation that takes as long."""
-        (uncut,) = set("xyz") - set(self.cut)
-        return math.prod(block.shape) * self.grid.axis(uncut).n * self.quantity.n_sample * self._cost
+        depth = self.grid.axis("z").n if block.kind == "columns" else self.depth
+        return math.prod(block.shape) * depth * self.quantity.n_sample * self._cost
 
     @property
     def along(self) -> str:
@@ -93,9 +93,9 @@ class GridMap(Product):
         assert self.columns is not None
         return even_tiles(self.name, (self.grid.axis("x").n, self.grid.axis("y").n), self.columns, kind)
 
-    def together(self, block: Block) -> Hashable:
+    def together(self, kind: str) -> Hashable:
         """Blocks over the same columns of the same grid are computed together."""
-        return None if self.columns is None or block.kind == "native" else (self.grid, block.bounds)
+        return None if self.columns is None or kind == "native" else self.grid
 
     def compute_together(self, parts: Sequence[tuple[Any, Block]], samples: Samples) -> list[BlockResult]:
         """Go once through the columns that the blocks have in common."""

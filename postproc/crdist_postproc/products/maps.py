@@ -173,12 +173,11 @@ class ProjectionMap(GridMap):
             return BlockResult(*self._integrals(total.copy(), count))
         return BlockResult(partial={"sums": total, "counts": count, "cartesian": self._mass(total)})
 
-    def together(self, block: Block) -> Hashable:
+    def together(self, kind: str) -> Hashable:
         """Projections of the same box along different axes have the mass of the source's cells in common, too."""
-        if block.kind != "native":
-            return super(ProjectionMap, self).together(block)
-        box = tuple((axis.lower_kpc, axis.upper_kpc) for axis in self.grid.axes)
-        return self.grid.frame, box, self.extend, self.native, block.bounds
+        if kind != "native":
+            return super(ProjectionMap, self).together(kind)
+        return self.grid.frame, tuple((axis.lower_kpc, axis.upper_kpc) for axis in self.grid.axes), self.extend
 
     def compute_together(self, parts: Sequence[tuple[GridMap, Block]], samples: Samples) -> list[BlockResult]:
         """Go once through the columns, or the native pixels, that the blocks have in common."""
