@@ -17,12 +17,15 @@ import zarr
 from crdist.errors import CrdistError, SchemaError
 from crdist.frames import Frame
 from crdist.schema import PRODUCTS_SCHEMA, Variable, open_group
-from crdist_dashboards.shards import ShardedArray, sharded_array
+from crdist.sharded_array import ShardedArray, sharded_array
 
 __all__ = ["GridAxis", "OpenStore", "ProductInfo", "Selection", "array_dims", "open_store", "read_array"]
 
 Array = npt.NDArray[Any]
 Selection = int | slice
+
+ADVICE = "run the product again or restore the file"
+"""What to do about a damaged file."""
 
 MAX_STORES = 64
 """Stores that are held open."""
@@ -203,7 +206,7 @@ def _open(path: Path, identity: tuple[int, ...]) -> OpenStore:
     except Exception as error:  # zarr raises many kinds for metadata that are damaged
         raise SchemaError(f"{path}: cannot be opened ({error}); make the store anew") from error
     status: Literal["running", "complete"] = "complete" if attrs.get("status") == "complete" else "running"
-    quick = {name: sharded_array(array, path / name) for name, array in arrays.items()}
+    quick = {name: sharded_array(array, path / name, ADVICE) for name, array in arrays.items()}
     sharded = {name: array for name, array in quick.items() if array is not None}
     return OpenStore(identity, arrays, sharded, attrs, frame, variable, n_sample, status, products)
 

@@ -19,8 +19,7 @@ from crdist.errors import SchemaError
 from crdist.frames import Frame
 from crdist.schema import Variable
 from crdist_dashboards.lru import PLANES
-from crdist_dashboards.open_stores import GridAxis, ProductInfo, Selection, array_dims, open_store, read_array
-from crdist_dashboards.shards import MISSING
+from crdist_dashboards.open_stores import ADVICE, GridAxis, ProductInfo, Selection, array_dims, open_store, read_array
 
 __all__ = ["GridAxis", "ProductInfo", "ProductsSource"]
 
@@ -231,4 +230,4 @@ def _check_files(array: zarr.Array[Any], index: tuple[Selection, ...], folder: P
     for place in itertools.product(*ranges):
         file = folder.joinpath("c", *map(str, place))
         if not file.exists():
-            raise SchemaError(MISSING.format(file))
+            raise SchemaError(f"{file} is missing from a complete store; {ADVICE}")

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import zarr
 
 from crdist.errors import GridError, SchemaError
 from crdist.schema import PosteriorHeader, read_posterior_header
+from crdist.sharded_array import ShardedArray, sharded_array
 from crdist.store import open_for_reading
 from crdist_postproc.kernels.field import Field, Inner, Method, ValueSpace, padded_samples, ring_rows
 from crdist_postproc.parts import FieldInParts, Room, Samples
@@ -156,8 +157,8 @@ def unfilled(header: PosteriorHeader, source: Source) -> Field:
 
 def _open_in_parts(source: Source, memory: InParts) -> FieldInParts:
     header, n_stored = _planned_for(source)
-    arrays = [(open_for_reading(header.path, name), weight) for name, weight in header.resolve(source.quantity).terms]
-    at_once = _slab_shape(header, arrays[0][0], n_stored)[2] if source.reduce else n_stored
+    arrays = _open_terms(header, source)
+    at_once = _slab_shape(header, arrays[0].array, n_stored)[2] if source.reduce else n_stored
 
     def load(pixels: slice, shells: slice) -> npt.NDArray[np.float32]:
         total = np.zeros((pixels.stop - pixels.start, shells.stop - shells.start))
@@ -199,9 +200,8 @@ def _read_field(source: Source) -> Field:
     n_sample = 1 if source.reduce else n_stored
     values = Field.empty_values(header.grid, n_sample)
     total = np.zeros(values.shape[:2] if source.reduce else (0, 0))
-    terms = header.resolve(source.quantity).terms
-    arrays = [(open_for_reading(header.path, name), weight) for name, weight in terms]
-    for pixels, shells, samples in _slabs(header, arrays[0][0], n_stored):
+    arrays = _open_terms(header, source)
+    for pixels, shells, samples in _slabs(header, arrays[0].array, n_stored):
         part = _combine(arrays, (pixels, shells, samples), header.path)
         rows = ring_rows(header.grid, np.arange(pixels.start, pixels.stop))
         if source.reduce:
@@ -248,21 +248,45 @@ def _slabs(header: PosteriorHeader, array: zarr.Array[Any], n_sample: int) -> It
         yield pixels, shells, samples
 
 
-def _combine(
-    arrays: list[tuple[zarr.Array[Any], float]], region: tuple[slice, slice, slice], path: Path
-) -> npt.NDArray[np.float32]:
+@dataclass(frozen=True, slots=True)
+class _Term:
+    """A variable of a quantity, and what it is multiplied by."""
+
+    array: zarr.Array[Any]
+    weight: float
+    quick: ShardedArray | None
+    """The same array, if it is laid out as crdist's own."""
+
+    def read(self, region: tuple[slice, slice, slice]) -> npt.NDArray[np.float32]:
+        if self.quick is None:
+            return np.asarray(self.array[region], dtype=np.float32)
+        return np.asarray(self.quick.read(region, complete=True), dtype=np.float32)
+
+
+def _open_terms(header: PosteriorHeader, source: Source) -> list[_Term]:
+    advice = f"'crdist check {header.path}' names the bad chunks"
+    terms = []
+    for name, weight in header.resolve(source.quantity).terms:
+        array = open_for_reading(header.path, name)
+        terms.append(_Term(array, weight, sharded_array(array, header.path / name, advice)))
+    return terms
+
+
+def _combine(terms: Sequence[_Term], region: tuple[slice, slice, slice], path: Path) -> npt.NDArray[np.float32]:
     total: npt.NDArray[np.float32] | None = None
-    for array, weight in arrays:
+    for term in terms:
         try:
-            part = np.asarray(array[region], dtype=np.float32)
+            part = term.read(region)
+        except SchemaError:
+            raise
         except (ValueError, RuntimeError) as error:  # zarr's and zarrs' words for a checksum that does not fit
             pixels = region[0]
             raise SchemaError(
-                f"{path}: {array.basename}, pixels {pixels.start} to {pixels.stop - 1} cannot be read ({error}); "
+                f"{path}: {term.array.basename}, pixels {pixels.start} to {pixels.stop - 1} cannot be read ({error}); "
                 f"'crdist check {path}' names the bad chunks"
             ) from error
-        if weight != 1.0:
-            part *= np.float32(weight)
+        if term.weight != 1.0:
+            part *= np.float32(term.weight)
         if total is None:
             total = part
         else:

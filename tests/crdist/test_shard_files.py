@@ -1,4 +1,4 @@
-"""Shards written in one go are what zarr itself would read and write."""
+"""Shards written and read without zarr are what zarr itself would read and write."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from crdist.errors import SchemaError
 from crdist.shard_files import has_plain_shards, shard_bytes
+from crdist.sharded_array import sharded_array
 
 
 def array_at(path, shape, chunks, shards, **options):
@@ -78,3 +80,28 @@ def test_a_flipped_bit_is_found(tmp_path):
 )
 def test_other_layouts_are_left_to_zarr(tmp_path, options):
     assert not has_plain_shards(array_at(tmp_path / "a", (4, 4), (2, 2), **{"shards": (4, 4), **options}))
+
+
+@given(data=st.data())
+def test_any_region_is_read(tmp_path_factory, data):
+    n_dim = data.draw(st.integers(1, 3))
+    chunks = [data.draw(st.integers(1, 4)) for _ in range(n_dim)]
+    shards = [size * data.draw(st.integers(1, 3)) for size in chunks]
+    shape = [data.draw(st.integers(1, 2 * size)) for size in shards]
+    path = tmp_path_factory.mktemp("shards")
+    array = array_at(path, shape, chunks, shards)
+    values = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    write(array, path, values)
+    lost = data.draw(st.booleans())
+    if lost:
+        path.joinpath("c", *("0" for _ in shape)).unlink()
+        values[tuple(map(slice, shards))] = np.nan
+    reader = sharded_array(array, path, "send for help")
+    region = []
+    for n in shape:
+        start = data.draw(st.integers(0, n - 1))
+        region.append(data.draw(st.sampled_from([start, slice(start, data.draw(st.integers(start, n)))])))
+    np.testing.assert_array_equal(reader.read(region), values[tuple(region)])
+    if lost:
+        with pytest.raises(SchemaError, match=r"c/0.* is missing from a complete store; send for help"):
+            reader.read([slice(0, 1)] * n_dim, complete=True)

@@ -16,11 +16,11 @@ import zarr
 
 from crdist.errors import SchemaError
 from crdist.frames import Frame
+from crdist.sharded_array import ShardedArray
 from crdist_dashboards import open_stores
 from crdist_dashboards import products as module
 from crdist_dashboards.lru import PLANES, ArrayCache
 from crdist_dashboards.products import ProductsSource
-from crdist_dashboards.shards import ShardedArray
 from crdist_postproc.output import declare_complete
 from written import N_SAMPLE, SHAPE, products_of, smaller_blocks, write_blocks, write_products
 

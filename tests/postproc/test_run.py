@@ -134,10 +134,19 @@ def test_a_source_that_changes_under_a_run_is_noticed(tmp_path):
         load_field(source)
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_both_codecs_read_the_same_and_find_damage(tmp_path, monkeypatch, fast):
+@pytest.mark.parametrize(
+    ("reader", "message"),
+    [
+        ("own", r"density/c/0/0/0 is damaged \(its checksum is wrong\); 'crdist check"),
+        ("zarrs", r"density, pixels 0 to .* cannot be read .*'crdist check"),
+        ("zarr", r"density, pixels 0 to .* cannot be read .*'crdist check"),
+    ],
+)
+def test_all_readers_read_the_same_and_find_damage(tmp_path, monkeypatch, reader, message):
     assert find_spec("zarrs"), "the tests need the extra 'fast'"
-    if not fast:
+    if reader != "own":
+        monkeypatch.setattr("crdist_postproc.source.sharded_array", lambda *_: None)
+    if reader == "zarr":
         monkeypatch.setattr("crdist.store.find_spec", lambda name: None)
     grid = SphericalGrid.log_spaced(4, 10, 0.05, 25.0)
     samples = smooth_samples(grid, 4)
@@ -150,7 +159,15 @@ def test_both_codecs_read_the_same_and_find_damage(tmp_path, monkeypatch, fast):
     data = bytearray(shard.read_bytes())
     data[40] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(SchemaError, match=r"density, pixels 0 to .* cannot be read .*'crdist check"):
+    with pytest.raises(SchemaError, match=message):
+        load_field(Source(tmp_path / "p.zarr"))
+
+
+def test_a_lost_file_of_a_source_is_no_masked_one(tmp_path):
+    small_posterior(tmp_path / "p.zarr")
+    (tmp_path / "p.zarr" / "density" / "c" / "0" / "0" / "0").unlink()
+    drop_fields()
+    with pytest.raises(SchemaError, match=r"density/c/0/0/0 is missing from a complete store; 'crdist check"):
         load_field(Source(tmp_path / "p.zarr"))
 
 
