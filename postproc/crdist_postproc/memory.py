@@ -49,10 +49,11 @@ def least_memory(header: PosteriorHeader, source: Source, jobs: Sequence[Job], t
     chunks = Chunks(pixels, shells)
     n_padded = padded_samples(1 if source.reduce else source.n_sample or header.n_sample)
     reach = Reach.of(header.grid, pixels, shells, method=source.method, inner=source.inner)
-    # the lines of sight of a pixel chunk, and the cells around a point
-    column = np.zeros(reach.shape, dtype=np.bool_)
-    column[0] = True
-    largest = committed_bytes(column, chunks, n_padded)
+    # the lines of sight of pixel chunks, and the cells around a point: in a corner where eight chunks meet
+    column, corner = (np.zeros(reach.shape, dtype=np.bool_) for _ in range(2))
+    column[: max((job.product.pixel_chunks_at_once() for job in jobs), default=1)] = True
+    corner[:4, :2] = True
+    largest = max(committed_bytes(wanted, chunks, n_padded) for wanted in (column, corner))
     for job in jobs:
         points, boxes = job.product.smallest_parts()
         for point in points:

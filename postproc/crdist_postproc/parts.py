@@ -189,20 +189,25 @@ class FieldInParts:
         Yields
         ------
         Part
-            Whole rows; those outside the source are in none.
+            Whole rows, or pieces of one that reads too much, in the order of its points; those outside the source are
+            in none.
         """
-        waiting = [(0, len(starts))]
+        waiting = [(0, len(starts), 0, n)]
         while waiting:
-            begin, end = waiting.pop()
-            single = end - begin == 1
-            rows, most = slice(begin, end), None if single else self.most_chunks
-            wanted = self.reach.chunks_of_rows(self.template, starts[rows], step, n, first, most)
+            begin, end, k_first, k_stop = waiting.pop()
+            whole, count, at = end - begin > 1, k_stop - k_first, first + k_first
+            rows, most = slice(begin, end), self.most_chunks if whole or count > 1 else None
+            wanted = self.reach.chunks_of_rows(self.template, starts[rows], step, count, at, most)
             n_bytes, shells_first = self.bytes_of(wanted)
-            if not single and n_bytes > self.memory_bytes:
+            if n_bytes > self.memory_bytes and whole:
                 middle = (begin + end) // 2
-                waiting += [(middle, end), (begin, middle)]
+                waiting += [(middle, end, k_first, k_stop), (begin, middle, k_first, k_stop)]
+            elif n_bytes > self.memory_bytes and count > 1:
+                grain = TILE if count > TILE else 1
+                middle = k_first + max(grain, count // 2 // grain * grain)
+                waiting += [(begin, end, middle, k_stop), (begin, end, k_first, middle)]
             elif wanted.any():
-                yield from self._part(wanted, rows, first, n, n_bytes, shells_first)
+                yield from self._part(wanted, rows, at, count, n_bytes, shells_first)
 
     def pixel_parts(self, rows: npt.NDArray[np.integer], shells: slice) -> Iterator[Part]:
         """Cut a list of pixels into groups that follow one another.

@@ -127,10 +127,20 @@ def bin_rows(
     shape = (int(row_bins.max(initial=-1)) + 1, int(point_bins.max(initial=-1)) + 1)
     total, weight = np.zeros((*shape, samples.n_padded)), np.zeros((*shape, 2))
     for part in samples.row_parts(starts, step, n):
-        rows = part.rows
-        extra = None if point_weights is None else np.ascontiguousarray(point_weights[rows])
+        rows, at = part.rows, slice(part.first, part.first + part.n)
+        extra = None if point_weights is None else np.ascontiguousarray(point_weights[rows, at])
         kernels.add_bins(
-            part.field, starts[rows], step, n, row_bins[rows], point_bins, row_weights[rows], extra, total, weight
+            part.field,
+            starts[rows],
+            step,
+            part.n,
+            row_bins[rows],
+            point_bins[at],
+            row_weights[rows],
+            extra,
+            total,
+            weight,
+            part.first,
         )
     return total[:, :, : samples.n_sample], weight[:, :, 0], weight[:, :, 1]
 

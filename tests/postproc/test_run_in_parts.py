@@ -102,6 +102,15 @@ def test_the_store_is_the_same_to_the_bit(posterior, gas, tmp_path, changes, kep
     assert fingerprint(tmp_path / "parts.zarr") == fingerprint(tmp_path / "whole.zarr")
 
 
+@pytest.mark.parametrize("name", ["means", "radial", "vertical"])
+def test_the_least_that_is_said_to_work_does(posterior, tmp_path, name):
+    recipe = recipe_of(products=[item for item in PRODUCTS if isinstance(item, dict) and item["name"] == name])
+    plan = plan_run(posterior, recipe)
+    execute(plan, tmp_path / "whole.zarr")
+    execute(in_parts(plan), tmp_path / "parts.zarr")
+    assert fingerprint(tmp_path / "parts.zarr") == fingerprint(tmp_path / "whole.zarr")
+
+
 @pytest.mark.slow
 @settings(max_examples=8)
 @given(

@@ -216,18 +216,23 @@ def add_bins(
     point_weights: npt.NDArray[np.float32] | None,
     total: npt.NDArray[np.float64],
     weight: npt.NDArray[np.float64],
+    first: int = 0,
 ) -> None:
-    """Add the points of rows to sums in bins: some rows after the others give the same bits as all of them.
+    """Add the points of rows to sums in bins: some rows, or pieces of rows, after the others give the same bits.
 
     Parameters
     ----------
+    starts, step, n, row_bins, point_bins, row_weights, point_weights
+        As for `bin_rows`; ``point_bins`` and ``point_weights`` of the n points.
+    first : int
+        Index of the first point.
     total : ndarray of float64, shape (n_bin, m_bin, n_padded)
         Sums of weight x sample, with room for the padding.
     weight : ndarray of float64, shape (n_bin, m_bin, 2)
         Sums of the weights, and of the row weights alone.
     """
     extra = NOT_WANTED if point_weights is None else point_weights
-    _bin(*row_arguments(field, starts, step), n, row_bins, point_bins, row_weights, extra, total, weight)
+    _bin(*row_arguments(field, starts, step), first, n, row_bins, point_bins, row_weights, extra, total, weight)
 
 
 def row_arguments(field: Field, starts: Points, step: Points) -> tuple[object, ...]:
@@ -376,6 +381,7 @@ def _bin(
     starts,
     step,
     scratch,
+    first,
     n,
     row_bins,
     point_bins,
@@ -393,7 +399,7 @@ def _bin(
             continue
         for base in range(0, n, TILE):
             size = min(TILE, n - base)
-            gather_tile(lanes, values, tables, layout, radial, starts, row, step, base, size, scratch, buffer)
+            gather_tile(lanes, values, tables, layout, radial, starts, row, step, first + base, size, scratch, buffer)
             for k in range(size):
                 j = point_bins[base + k]
                 if j < 0 or np.isnan(buffer[k * n_padded]):

@@ -163,6 +163,10 @@ class Product(ABC):
         """Points around the Sun, each alone, and whether whole voxels around them are read: what reads most at once."""
         return [], False
 
+    def pixel_chunks_at_once(self) -> int:
+        """Chunks along pixel that are read over all shells at once, at least, where native pixels are gone through."""
+        return 1
+
     def in_parts_bytes(self) -> int:
         """Memory that a block takes besides where the samples are read part by part, bytes."""
         return 0

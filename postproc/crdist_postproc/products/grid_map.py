@@ -167,6 +167,10 @@ class GridMap(Product):
         n_sample = self.quantity.n_sample
         return tile_bytes(self.native, padded_samples(n_sample)) + self.statistics_bytes(TILE**3) + 16 * TILE**3
 
+    def pixel_chunks_at_once(self) -> int:
+        """With slopes those of a pixel's neighbours, too: four chunks meet in a corner."""
+        return 4 if self.order == 2 else 1
+
     def in_parts_bytes(self) -> int:
         """Memory of tiles that wait until all parts are read."""
         if not self.order:
