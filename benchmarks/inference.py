@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from galaxy import synthetic_problem
+from healpy import pix2vec
 from machine import description
 
 from crdist.grids import SphericalGrid
@@ -33,12 +34,30 @@ from crdist_inference.geovi import Settings, infer
 from crdist_inference.model import SkyModel, likelihood, position
 from crdist_inference.problem import Problem
 from crdist_inference.records import IterationReport, Start
-from crdist_inference.refinement import Matrices, Refinement
+from crdist_inference.refinement import Matrices, Refinement, matern_correlation
+from crdist_inference.refinement.base import apply_base
+from crdist_inference.refinement.icr import KNOTS_PER_UNIT, N_KNOT_LEAST
 from crdist_inference.simulated import sky_truth
 
 SIZES = {"8 x 28": (8, 28), "16 x 68": (16, 68), "32 x 196": (32, 196)}
 LENGTH, SLOPE = 5.0, 6.0
 PRODUCT_SIDE = 2048
+
+KERNELS = ((2, 4), (2, 6), (2, 12), (4, 4), (6, 6), (6, 12), (12, 4), (12, 12))
+GRIDS = (
+    (8, 12, 0.05, 30),
+    (8, 28, 0.05, 30),
+    (8, 60, 0.05, 30),
+    (16, 20, 0.05, 30),
+    (16, 36, 0.05, 30),
+    (16, 68, 0.05, 30),
+    (8, 28, 1, 12),
+    (16, 20, 1, 12),
+    (16, 36, 1, 12),
+    (16, 68, 1, 12),
+)
+N_COLUMN = 60
+"""Columns of each covariance that are compared."""
 
 
 class Step(NamedTuple):
@@ -65,9 +84,15 @@ def main() -> None:
         action="store_true",
         help="cut the solvers of the iterations to a few steps: their memory, not their time",
     )
+    parser.add_argument(
+        "--accuracy", action="store_true", help="compare implied covariances with the exact ones instead (10 minutes)"
+    )
     options = parser.parse_args()
     if options.rounds < 1 or options.samples < 1:
         sys.exit("inference.py: give at least 1 of --rounds and of --samples")
+    if options.accuracy:
+        accuracy()
+        return
     sizes = options.sizes or ["8 x 28", *(["32 x 196"] if options.full else [])]
     print(description())
     for device in jax.devices():
@@ -79,6 +104,36 @@ def main() -> None:
                     report(size, precision, options.samples, options.rounds, on_host=device.platform == "cpu")
                     if options.iterations:
                         iterate(size, precision, options.iterations, device, short=options.short)
+
+
+def accuracy() -> None:
+    """Print the relative Frobenius norm of what the implied covariance lacks, from random columns."""
+    print(f"{'grid':28}" + "".join(f"{f'{length:g} kpc, {slope:g}':>12}" for length, slope in KERNELS))
+    for nside, n_shell, inner, outer in GRIDS:
+        grid = SphericalGrid.log_spaced(nside, n_shell, inner, outer, ordering="nested")
+        prior = Refinement(grid)
+        cells = np.random.default_rng(1).choice(grid.n_pixel * grid.n_shell, N_COLUMN, replace=False)
+        rays = np.stack(pix2vec(nside, np.arange(grid.n_pixel), nest=True), axis=-1)
+        at = (rays[:, None] * grid.centres[:, None]).reshape(-1, 3)
+        distance = np.linalg.norm(at[:, None] - at[cells], axis=-1)
+        zero = tuple(jnp.zeros(shape) for shape in prior.shapes)
+
+        def column(matrices: Matrices, cell: Any, prior: Refinement = prior, zero: Any = zero) -> jax.Array:
+            def apply(xi: tuple[jax.Array, ...]) -> jax.Array:
+                return prior.apply(matrices, xi).ravel()
+
+            unit = jnp.zeros(prior.grid.n_pixel * prior.grid.n_shell).at[cell].set(1.0)
+            return apply(jax.linear_transpose(apply, zero)(unit)[0])
+
+        make, column_of, errors = jax.jit(prior.matrices), jax.jit(column), []
+        for length, slope in KERNELS:
+            x = np.linspace(0.0, distance.max() / length, 20001)
+            exact = np.interp(distance / length, x, matern_correlation(x, slope))
+            matrices = make(length, slope)
+            implied = np.stack([column_of(matrices, cell) for cell in cells], axis=1)
+            errors.append(np.linalg.norm(implied - exact) / np.linalg.norm(exact))
+        name = f"{nside} x {n_shell}, {inner:g}-{outer:g} kpc"
+        print(f"{name:28}" + "".join(f"{error:12.3%}" for error in errors), flush=True)
 
 
 def report(size: str, precision: str, n_sample: int, rounds: int, *, on_host: bool) -> None:
@@ -233,14 +288,14 @@ class Product:
 
 def einsum_apply(prior: Refinement, matrices: Matrices, xi: tuple[jax.Array, ...]) -> jax.Array:
     """The refinement in the plain way: gather every window, multiply by its matrix."""
-    field = prior._apply_base(matrices.base, xi[0])
+    field = apply_base(prior._base, matrices.base, xi[0])
     for level, own, excitation in zip(prior._levels, matrices.levels, xi[1:], strict=True):
         n_shell, n_window = own.predict.shape[1], own.predict.shape[-1]
         shells = np.arange(n_window)[:, None] + np.arange(n_shell)
         windows = field[level.neighbours][..., shells]  # pixel, image, class, window, shell
         made = jnp.einsum("ojkum,kgumj->ogum", own.predict, windows)
         made += jnp.einsum("oeum,guem->ogum", own.spread[:, 0], excitation[level.parents])
-        rows = made.reshape(4, 2, -1, n_window).transpose(0, 2, 3, 1).reshape(-1, 2 * n_window)
+        rows = made.reshape(4, level.n_split, -1, n_window).transpose(0, 2, 3, 1).reshape(-1, level.n_split * n_window)
         field = rows[level.source, : level.n_fine]
     return field
 
@@ -251,19 +306,24 @@ def apply_flop(prior: Refinement, matrices: Matrices) -> float:
     for level, own in zip(prior._levels, matrices.levels, strict=True):
         n_out, n_shell, n_pixel, _, n_window = own.predict.shape
         flop += 2 * n_out * (n_shell * n_pixel + n_out) * n_window * 12 * level.nside**2
-    # even, alternating and the complex turning part, which is four real products, of both mirror symmetries
-    return flop + sum(2 * 6 * own.shape[-1] ** 2 for own in matrices.base)
+    members = zip(prior._base.n_member, matrices.base, strict=True)
+    return (
+        flop
+        + 2 * len(prior._base.basis) * prior.shapes[0][0] * prior.shapes[0][1]
+        + sum(2 * n_member * own.size for n_member, own in members)
+    )
 
 
 def matrices_cost(prior: Refinement, matrices: Matrices) -> tuple[float, float]:
     """Operations of the factorisations and bytes of their covariances, in double precision."""
-    flop = sum(6 * own.shape[-1] ** 3 / 3 for own in matrices.base)
-    n_bytes = sum(8.0 * 5 * own.shape[-1] ** 2 for own in matrices.base)
+    flop = sum(own.shape[-1] ** 3 / 3 for own in matrices.base)
+    n_bytes = sum(8.0 * own.size for own in matrices.base)
     for level, own in zip(prior._levels, matrices.levels, strict=True):
-        n_class, n_point = level.separations.index.shape[:2]
-        n_coarse = n_point - 8
-        n_knot = min(own.predict.shape[-1], max(math.ceil(2.5 * float(np.ptp(level.log_centre))), 8))
-        each = n_point**3 / 3 + 8 * n_coarse**2 + 30 * n_point**2
+        n_class, n_point = level.log_distance.shape[:2]
+        n_made = own.predict.shape[0]
+        n_knot = math.ceil(KNOTS_PER_UNIT * float(np.ptp(level.log_centre)))
+        n_knot = min(own.predict.shape[-1], max(n_knot, N_KNOT_LEAST))
+        each = n_point**3 / 3 + n_made * (n_point - n_made) ** 2 + 20 * n_point**2
         flop += n_knot * n_class * each
         n_bytes += 8 * n_knot * n_class * n_point**2
     return flop, n_bytes

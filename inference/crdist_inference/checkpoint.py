@@ -20,7 +20,7 @@ from .records import IterationReport
 __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
 
 CURRENT = "checkpoint.npz"
-FORMAT = 2
+FORMAT = 3
 """Another number where the same excitations have come to mean another field, too."""
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]

@@ -178,10 +178,14 @@ def _matrices(refinement: Refinement, length: jax.Array, slope: jax.Array) -> Ma
 
     @matrices.defjvp
     def _(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[Matrices, Matrices]:
-        one = jnp.ones_like(primals[0])
-        value, by_length = jax.jvp(lambda v: refinement.matrices(v, primals[1]), primals[:1], (one,))
-        _, by_slope = jax.jvp(lambda v: refinement.matrices(primals[0], v), primals[1:], (one,))
-        tangent = jax.tree_util.tree_map(lambda a, b: a * tangents[0] + b * tangents[1], by_length, by_slope)
+        def along(direction: jax.Array) -> tuple[Matrices, Matrices]:
+            own = tuple(part.astype(primal.dtype) for part, primal in zip(direction, primals, strict=True))
+            value, tangent = jax.jvp(refinement.matrices, primals, own)
+            return value, tangent
+
+        # Both at once, they share the factorisations; side by side they could wait for each other, see ``matrices``.
+        value, both = jax.vmap(along, out_axes=(None, 0))(jnp.eye(2))
+        tangent = jax.tree_util.tree_map(lambda own: own[0] * tangents[0] + own[1] * tangents[1], both)
         return value, tangent
 
     return matrices(length, slope)

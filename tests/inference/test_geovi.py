@@ -1,6 +1,7 @@
 """geoVI on tiny skies: exact where the exact answer is known, and the same after an interruption."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -96,6 +97,21 @@ def test_another_inference_does_not_take_the_checkpoint(tmp_path):
     (tmp_path / "checkpoint.npz").write_bytes((tmp_path / "checkpoint.npz").read_bytes()[:-40])
     with pytest.raises(CheckpointError, match="cannot be read"):
         run(small_problem(), tmp_path, resume=True)
+
+
+def test_a_checkpoint_whose_excitations_meant_another_field_is_refused(tmp_path):
+    run(small_problem(), tmp_path, report=lambda _: None, stopping=lambda: True)
+    path = tmp_path / "checkpoint.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    metadata = json.loads(arrays["metadata"].tobytes())
+    # 2: the covariance of the coarsest level was split by fewer symmetries
+    assert metadata["format"] > 2
+    arrays["metadata"] = np.frombuffer(json.dumps(metadata | {"format": 2}).encode(), dtype=np.uint8)
+    np.savez(path, **arrays)
+    with pytest.raises(CheckpointError, match="written by another version of crdist; remove it to start anew") as error:
+        run(small_problem(), tmp_path, resume=True)
+    assert "\n" not in str(error.value)
 
 
 def test_the_mean_is_the_exact_posterior_mean_where_the_model_is_linear(tmp_path):

@@ -10,6 +10,7 @@ from scipy.special import gamma, kv
 
 from crdist.errors import GridError
 from crdist.grids import SphericalGrid
+from crdist_inference.model import _matrices
 from crdist_inference.refinement import Refinement, matern_correlation
 from crdist_inference.refinement.matern import MaternTable
 from crdist_inference.refinement.windowed import windowed_product
@@ -69,7 +70,7 @@ def test_no_field_in_three_dimensions_below_slope_three():
 @given(slope=st.floats(3.15, 18.0), log_x=st.floats(-9.0, 4.0))
 def test_the_table_is_the_function(slope, log_x):
     table = MaternTable.build()
-    got = table.correlation(table.row(slope), jnp.asarray(log_x))
+    got = table.correlation(table.row(slope), np.asarray(log_x), jnp.asarray(0.0))
     assert float(got) == pytest.approx(float(matern_correlation(np.exp(log_x), slope)), abs=2e-6)
 
 
@@ -93,6 +94,35 @@ def test_refinement_is_within_a_percent_of_the_exact_covariance(length, slope):
     assert np.linalg.norm(got - expected) < 0.01 * np.linalg.norm(expected)
     # one refinement of an exact base keeps the variance of every cell
     np.testing.assert_allclose(got[cells, np.arange(cells.size)], 1.0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("nside", "n_shell", "inner", "outer"), [(16, 36, 0.05, 30.0), (8, 28, 1.0, 12.0), (16, 20, 1.0, 12.0)]
+)
+def test_deep_cells_and_short_lengths_are_within_a_percent(nside, n_shell, inner, outer):
+    # the shortest length and the roughest field of the table in the documentation, where most is lost
+    grid = SphericalGrid.log_spaced(nside, n_shell, inner, outer)
+    prior = Refinement(grid)
+    cells = np.random.default_rng(1).choice(grid.n_pixel * grid.n_shell, 30, replace=False)
+    got = implied_columns(prior, jax.jit(prior.matrices)(2.0, 4.0), cells)
+    expected = exact_columns(grid, cells, 2.0, 4.0)
+    assert np.linalg.norm(got - expected) < 0.01 * np.linalg.norm(expected)
+
+
+def test_smooth_fields_on_many_shells_have_factors():
+    # distances of a few thousandths of the length: rounding of the correlations must stay below the jitter
+    prior = Refinement(SphericalGrid.log_spaced(nside=8, n_shell=60, inner_kpc=0.05, outer_kpc=30.0))
+    matrices = jax.jit(prior.matrices)(12.0, 12.0)
+    assert all(bool(jnp.isfinite(part).all()) for part in jax.tree.leaves(matrices))
+
+
+def test_shells_are_joined_only_where_cells_stay_compact():
+    def shapes(n_shell):
+        return Refinement(SphericalGrid.log_spaced(16, n_shell, 0.05, 30.0)).shapes
+
+    # cells of 16 x 68 are as deep as wide: both steps join pairs; those of 16 x 20 are deep already
+    assert [shape[1] for shape in shapes(68)[1:]] == [8, 8]
+    assert [shape[1] for shape in shapes(20)[1:]] == [4, 4]
 
 
 def test_single_precision_is_as_accurate(refined):
@@ -136,12 +166,15 @@ def test_samples_at_once_are_the_samples_one_by_one(refined):
         np.testing.assert_allclose(got, refined.apply(matrices, own), rtol=0, atol=1e-12)
 
 
-def test_derivatives_of_length_and_slope(refined):
-    excitations = refined.excitations(jax.random.key(4))
-
-    def field(length, slope):
-        return refined.apply(refined.matrices(length, slope), excitations)
-
+@pytest.mark.parametrize("n_shell", [8, 24])
+def test_derivatives_of_length_and_slope(n_shell):
+    # two steps that make four children a cell, and two of which one makes eight
+    grid = SphericalGrid.log_spaced(nside=4, n_shell=n_shell, inner_kpc=0.5, outer_kpc=12.0)
+    prior = Refinement(grid, base_nside=1)
+    excitations = prior.excitations(jax.random.key(4))
+    field = jax.jit(lambda *at: prior.apply(_matrices(prior, *at), excitations))
+    weight = jax.random.normal(jax.random.key(5), (grid.n_pixel, n_shell))
+    gradient = jax.jit(jax.grad(lambda *at: jnp.vdot(weight, field(*at)), (0, 1)))(5.0, 6.0)
     step = 1e-4
     for argument in (0, 1):
         tangents = tuple(float(argument == i) for i in (0, 1))
@@ -149,6 +182,7 @@ def test_derivatives_of_length_and_slope(refined):
         ahead = field(5.0 + step * tangents[0], 6.0 + step * tangents[1])
         behind = field(5.0 - step * tangents[0], 6.0 - step * tangents[1])
         np.testing.assert_allclose(got, (ahead - behind) / (2 * step), atol=1e-4)
+        assert float(gradient[argument]) == pytest.approx(float(jnp.vdot(weight, got)), rel=1e-9)
 
 
 def test_the_windowed_product_is_an_einsum_and_so_are_its_derivatives():

@@ -18,38 +18,33 @@ import numpy.typing as npt
 from crdist.errors import GridError
 from crdist.grids import SphericalGrid
 
-__all__ = ["BaseGeometry", "LevelGeometry", "Separations", "base_geometry", "level_geometries", "shell_levels"]
+__all__ = [
+    "N_CHILD",
+    "N_IMAGE",
+    "LevelGeometry",
+    "level_geometries",
+    "pixel_images",
+    "pixel_vectors",
+    "shell_levels",
+]
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 
 N_IMAGE = 16
-MIRROR_AT_EQUATOR = 8
-HEIGHT = 1e-9
-"""A pixel centre this close to the equator's plane is on it."""
 N_CHILD = 4
 
-ROUNDING = 12
-"""Decimals to which distances are told apart, where the unit is the distance of the middle shell."""
+WIDER = {1: 9, 2: 21, 4: 21, 8: 13}
+"""Least number of pixels in a window at coarse resolutions, where fields vary most from cell to cell and where more
+pixels cost little of the whole."""
 
+DEEPEST = 1.5
+"""Shells are not joined where the coarse cells would be deeper than so many of their widths: correlations among the
+children of different cells, beyond what windows carry, would be lost between cells that need not be so large."""
 
-@dataclass(frozen=True, slots=True)
-class Separations:
-    """Distances among many points, each different one kept once.
-
-    On rays and even shells most distances come up several times: (a, b) and (b, a) on shells i and j, and likewise
-    a and b with their shells exchanged.
-
-    Parameters
-    ----------
-    log_distance : ndarray, shape (n_distance,)
-        ln of the distances that differ; -inf for a point's distance from itself.
-    index : ndarray of int32, any shape
-        For each pair of points, where its distance stands.
-    """
-
-    log_distance: Float
-    index: npt.NDArray[np.int32]
+BASE_CELLS = 6144
+"""The exact level keeps the shells of the next one if it has no more cells then: those of nside 4 and 32 shells, which
+the size of the reference analysis needs anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,53 +58,35 @@ class LevelGeometry:
     n_fine : int
         Number of fine shells that are kept.
     log_centre : ndarray, shape (n_window,)
-        ln(distance / kpc) of the windows' middle shells; a window makes two fine shells.
+        ln(distance / kpc) of the windows' middle shells.
+    n_split : int
+        Fine shells that a window makes: 2, or 1 if only the pixels are refined.
     neighbours : ndarray of int, shape (n_pixel, 16, n_class)
         Coarse pixels of a window, nearest first, for each class and each image of it.
     parents : ndarray of int, shape (16, n_class)
         The coarse pixel that is refined.
     source : ndarray of int, shape (12 (2 nside)^2,)
         Where a fine pixel is made, as an index into (child, image, class).
-    separations : Separations, index of shape (n_class, n_point, n_point)
-        Between the points of a window, coarse ones [pixel, shell] first and then fine ones [child, shell], in units of
-        the distance of the middle shell.
+    log_distance : ndarray, shape (n_class, n_point, n_point)
+        ln of the distances between the points of a window, coarse ones [pixel, shell] first and then fine ones [child,
+        shell], in units of the distance of the middle shell; -inf for a point and itself.
     """
 
     nside: int
     n_fine: int
     log_centre: Float
+    n_split: int
     neighbours: Int
     parents: Int
     source: Int
-    separations: Separations
-
-
-@dataclass(frozen=True, slots=True)
-class BaseGeometry:
-    """The coarsest grid, cut in four quadrants that a quarter turn takes into each other.
-
-    Parameters
-    ----------
-    pixels : ndarray of int, shape (4, n_pixel / 4)
-        Those of a quadrant north of the equator, then those on it, then the mirror images of the first in their order.
-    n_north : int
-        Pixels of a quadrant that lie north of the equator.
-    log_centre : ndarray, shape (n_shell,)
-        ln(distance / kpc) of the shells.
-    separations : Separations, kpc, index of shape (4, (n_pixel / 4 - n_north) * n_shell, n_pixel / 4 * n_shell)
-        From the cells of the first quadrant that are not south of the equator to those of each quadrant.
-    """
-
-    pixels: Int
-    n_north: int
-    log_centre: Float
-    separations: Separations
+    log_distance: Float
 
 
 def shell_levels(grid: SphericalGrid, depth: int, window_shells: int) -> list[Float]:
     """ln(distance / kpc) of the shells of every level, coarsest first.
 
-    A coarse level has half the fine one's shells and some more on both sides, so that every window is whole.
+    A coarse level has half the fine one's shells, or as many (see ``DEEPEST`` and ``BASE_CELLS``), and some more on
+    both sides, so that every window is whole.
 
     Raises
     ------
@@ -127,52 +104,45 @@ def shell_levels(grid: SphericalGrid, depth: int, window_shells: int) -> list[Fl
         )
     levels, width = [centres], float(widths.mean())
     margin = window_shells // 2
-    for _ in range(depth):
-        fine, width = levels[-1], 2.0 * width
-        first = fine[0] + width / 4 - margin * width
-        levels.append(first + width * np.arange(math.ceil(fine.size / 2) + 2 * margin))
+    for step in range(1, depth + 1):
+        fine, nside = levels[-1], grid.nside >> step
+        too_deep = 2.0 * width > DEEPEST * math.sqrt(math.pi / 3.0) / nside
+        affordable = step == depth and 12 * nside**2 * (fine.size + 2 * margin) <= BASE_CELLS
+        n_joined = 1 if too_deep or affordable else 2
+        first = fine[0] + 0.5 * (n_joined - 1) * width
+        width *= n_joined
+        n_coarse = math.ceil(fine.size / n_joined) + 2 * margin
+        levels.append(first + width * np.arange(-margin, n_coarse - margin))
     return levels[::-1]
-
-
-def base_geometry(nside: int, log_centre: Float) -> BaseGeometry:
-    """The exact part of the prior: all distances on the coarsest grid."""
-    vectors = _vectors(nside, np.arange(12 * nside**2))
-    images = np.stack([_pixels(nside, _turn(vectors, turn)) for turn in range(4)])
-    first = images.min(axis=0) == np.arange(len(vectors))
-    height = vectors[:, 2]
-    north, equator = np.flatnonzero(first & (height > HEIGHT)), np.flatnonzero(first & (np.abs(height) <= HEIGHT))
-    # a quadrant is its own mirror image, though some of its southern pixels are not the first of their four
-    south = _pixels(nside, _image(vectors[north], MIRROR_AT_EQUATOR))
-    pixels = images[:, np.concatenate([north, equator, south])]
-    rays = _vectors(nside, pixels.ravel()).reshape(4, -1, 3)
-    separations = _on_rays(rays[0, : north.size + equator.size], rays, log_centre)
-    return BaseGeometry(pixels, north.size, log_centre, separations)
 
 
 def level_geometries(nside_base: int, levels: list[Float], window: tuple[int, int]) -> list[LevelGeometry]:
     """Geometries of all refinement steps, coarsest first; ``window`` is (pixels, shells)."""
     return [
-        _level(nside_base << step, coarse, fine.size, window)
+        _level(nside_base << step, coarse, fine, window)
         for step, (coarse, fine) in enumerate(itertools.pairwise(levels))
     ]
 
 
-def _level(nside: int, log_coarse: Float, n_fine: int, window: tuple[int, int]) -> LevelGeometry:
-    n_neighbour, n_shell = window
+def _level(nside: int, log_coarse: Float, log_fine: Float, window: tuple[int, int]) -> LevelGeometry:
+    n_shell = window[1]
+    n_neighbour = max(window[0], WIDER.get(nside, 0))
     margin = n_shell // 2
-    vectors = _vectors(nside, np.arange(12 * nside**2))
-    images = np.stack([_pixels(nside, _image(vectors, image)) for image in range(N_IMAGE)])
+    vectors = pixel_vectors(nside, np.arange(12 * nside**2))
+    images = pixel_images(nside)
     classes = np.flatnonzero(images.min(axis=0) == np.arange(len(vectors)))
 
     # a stable order: equally near pixels keep the order of their numbers
     nearness = np.round(vectors[classes] @ vectors.T, 12)
     nearest = np.argsort(-nearness, axis=1, kind="stable")[:, :n_neighbour]
     children = N_CHILD * classes[:, None] + np.arange(N_CHILD)
-    near, made = vectors[nearest], _vectors(2 * nside, children.ravel()).reshape(*children.shape, 3)
+    near, made = vectors[nearest], pixel_vectors(2 * nside, children.ravel()).reshape(*children.shape, 3)
 
     width = float(log_coarse[1] - log_coarse[0])
     coarse = _places(near, width * np.arange(-margin, margin + 1, dtype=np.float64)).reshape(classes.size, -1, 3)
-    fine = _places(made, width * np.array([-0.25, 0.25])).reshape(classes.size, -1, 3)
+    n_split = round(width / float(log_fine[1] - log_fine[0]))
+    split = (np.arange(n_split) - 0.5 * (n_split - 1)) / n_split
+    fine = _places(made, width * split).reshape(classes.size, -1, 3)
     points = np.concatenate([coarse, fine], axis=1)
 
     neighbours = np.stack([_pixels(nside, _image(near, image)) for image in range(N_IMAGE)])
@@ -187,16 +157,24 @@ def _level(nside: int, log_coarse: Float, n_fine: int, window: tuple[int, int]) 
     source[made_pixels[keep]] = place[keep]
     return LevelGeometry(
         nside=nside,
-        n_fine=n_fine,
+        n_fine=log_fine.size,
         log_centre=log_coarse[margin : log_coarse.size - margin],
+        n_split=n_split,
         neighbours=np.ascontiguousarray(np.moveaxis(neighbours, -1, 0)),
         parents=parents,
         source=source,
-        separations=_separations(np.stack([_distances(own, own) for own in points])),
+        log_distance=np.stack([_log_distances(own) for own in points]),
     )
 
 
-def _vectors(nside: int, pixels: npt.ArrayLike) -> Float:
+def pixel_images(nside: int) -> Int:
+    """Where each of the sixteen isometries takes each pixel, shape (16, 12 nside^2)."""
+    vectors = pixel_vectors(nside, np.arange(12 * nside**2))
+    return np.stack([_pixels(nside, _image(vectors, image)) for image in range(N_IMAGE)])
+
+
+def pixel_vectors(nside: int, pixels: npt.ArrayLike) -> Float:
+    """Unit vectors of pixels in nested order, (..., 3)."""
     return np.stack(healpy.pix2vec(nside, pixels, nest=True), axis=-1)
 
 
@@ -222,36 +200,9 @@ def _places(vectors: Float, log_distance: Float) -> Float:
     return vectors[..., None, :] * np.exp(log_distance)[:, None]
 
 
-def _on_rays(own: Float, others: Float, log_centre: Float) -> Separations:
-    """From the cells of rays, (ray, 3), to those of other sets of rays, (set, ray, 3); all have the same shells."""
-    chord = np.square(own[None, :, None] - others[:, None]).sum(axis=-1)
-    chords, of_rays = np.unique(np.round(chord, ROUNDING), return_inverse=True)
-    near, far = np.triu_indices(log_centre.size)
-    of_shells = np.empty((log_centre.size, log_centre.size), dtype=np.int32)
-    of_shells[near, far] = of_shells[far, near] = np.arange(near.size, dtype=np.int32)
-    # |a - b|^2 = (r - s)^2 + r s chord^2, which loses no digits between cells close to each other
-    radius = np.exp(log_centre)
-    squared = np.square(radius[far] - radius[near]) + np.multiply.outer(chords, radius[far] * radius[near])
-    rays = of_rays.reshape(chord.shape).astype(np.int32)
-    index = near.size * rays[:, :, None, :, None] + of_shells[:, None, :]
-    n_shell = log_centre.size
-    shape = (len(others), len(own) * n_shell, others.shape[1] * n_shell)
-    return Separations(_log(np.sqrt(squared)).ravel(), index.reshape(shape))
-
-
-def _separations(distances: Float) -> Separations:
-    different, index = np.unique(np.round(distances, ROUNDING), return_inverse=True)
-    return Separations(_log(different), index.reshape(distances.shape).astype(np.int32))
-
-
-def _log(distances: Float) -> Float:
+def _log_distances(points: Float) -> Float:
+    squared = np.zeros((len(points), len(points)))
+    for axis in points.T:
+        squared += np.square(np.subtract.outer(axis, axis))
     with np.errstate(divide="ignore"):
-        return np.log(distances)
-
-
-def _distances(a: Float, b: Float) -> Float:
-    a, b = a.reshape(-1, 3), b.reshape(-1, 3)
-    squared = np.zeros((len(a), len(b)))
-    for axis in range(3):
-        squared += np.square(np.subtract.outer(a[:, axis], b[:, axis]))
-    return np.sqrt(squared)
+        return np.asarray(0.5 * np.log(squared))
