@@ -21,6 +21,9 @@ class Poisoned:
             self._harm()
         return self._product.compute(block, samples, weight)
 
+    def together(self, kind):
+        return None if kind == "native" else self._product.together(kind)
+
     def of_columns(self, block, found):
         if block.index in self._indices:
             self._harm()

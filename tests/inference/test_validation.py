@@ -21,7 +21,7 @@ GRID = SphericalGrid.log_spaced(2, 10, 0.2, 20.0, ordering="nested")
 SCALE, OFFSET, LENGTH, SLOPE = 0.02, -21.0, 2.0, 6.0
 
 
-def problem_with(sigma_share, grid=GRID):
+def problem_with(sigma_share, grid=GRID, length=LENGTH):
     """A sky whose noise is a share of the fluctuations' size; a tenth is masked."""
     rng = np.random.default_rng(5)
     response = rng.lognormal(0.0, 1.0, (grid.n_pixel, grid.n_shell)) * grid.widths * 1e8
@@ -32,20 +32,30 @@ def problem_with(sigma_share, grid=GRID):
     prior = Prior(
         scale=LogNormal(SCALE, 1e-6 * SCALE),
         slope=LogNormal(SLOPE, 1e-6),
-        length=LogNormal(LENGTH, 1e-6),
+        length=LogNormal(length, 1e-6),
         offset_mean=OFFSET,
         offset_std=1e-9,
     )
     return Problem(grid, response, sky, sigma, used, prior)
 
 
-@pytest.fixture(scope="module")
-def case():
+def exact_case(length):
     """Problem, truth and the exact posterior of a case that is as good as linear."""
-    template = problem_with(0.1)
+    template = problem_with(0.1, length=length)
     field = Refinement(GRID)
     truth = sky_truth(template, field, 11)
-    return truth, linear_posterior(truth.problem, field, length=LENGTH, slope=SLOPE, scale=SCALE, offset=OFFSET)
+    return truth, linear_posterior(truth.problem, field, length=length, slope=SLOPE, scale=SCALE, offset=OFFSET)
+
+
+@pytest.fixture(scope="module")
+def case():
+    return exact_case(LENGTH)
+
+
+@pytest.fixture(scope="module")
+def varied():
+    """A field of so many independent values that too wide and too narrow samples stand out in every figure."""
+    return exact_case(LENGTH / 2)
 
 
 def scaled(samples, factor):
@@ -66,14 +76,14 @@ def test_exact_samples_pass(case):
 
 
 @pytest.mark.parametrize("figure", ["chi^2", "normal RMS"])
-def test_samples_that_are_too_wide_fail(case, figure):
-    truth, posterior = case
+def test_samples_that_are_too_wide_fail(varied, figure):
+    truth, posterior = varied
     posterior_samples = scaled(posterior.draw(8, np.random.default_rng(1)), 5.0)
     assert_fails(validate(posterior_samples, truth.density, truth.problem), figure)
 
 
-def test_samples_that_are_too_narrow_fail(case):
-    truth, posterior = case
+def test_samples_that_are_too_narrow_fail(varied):
+    truth, posterior = varied
     caught = 0
     for seed in range(2, 6):
         # five times too narrow about another place that is as likely as the right one: an overconfident fit

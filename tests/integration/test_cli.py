@@ -223,7 +223,7 @@ def test_a_damaged_posterior_is_named(folder, tmp_path):
     data[100] ^= 1
     shard.write_bytes(data)
     line = error_line(crdist("post", tmp_path / "p.zarr", tmp_path / "o.zarr", "-r", folder / "r.yaml", *SMALL))
-    assert "density, pixels 0 to" in line
+    assert "density/c/0/0/0 is damaged (its checksum is wrong)" in line
     assert "'crdist check" in line
     result = crdist("check", tmp_path / "p.zarr")
     assert result.returncode == 1
