@@ -12,11 +12,11 @@ from crdist_postproc.kernels.field import padded_samples
 from crdist_postproc.products import Job
 from crdist_postproc.reach import Reach
 from crdist_postproc.source import InParts, Source, chunks_of
-from crdist_postproc.sparse import Chunks, committed_bytes, committed_bytes_by_shell
+from crdist_postproc.sparse import Chunks, committed_bytes, committed_bytes_in_slabs
 
 __all__ = ["least_memory", "overhead_bytes", "share_memory"]
 
-ROOM = 0.6
+ROOM = 0.85
 """Of the memory for a source in parts, the share that parts take; chunks that are kept take the rest."""
 
 TABLE_BYTES = 48
@@ -58,8 +58,8 @@ def least_memory(header: PosteriorHeader, source: Source, jobs: Sequence[Job], t
         points, boxes = job.product.smallest_parts()
         for point in points:
             wanted = reach.chunks(point, boxes=boxes)
-            by_shell = committed_bytes_by_shell(wanted, chunks, n_padded, reach.chunk_of_row)
-            largest = max(largest, min(committed_bytes(wanted, chunks, n_padded), by_shell))
+            in_slabs = committed_bytes_in_slabs(wanted, chunks, n_padded, reach.chunk_of_row)
+            largest = max(largest, min(committed_bytes(wanted, chunks, n_padded), in_slabs))
     room = math.ceil(1.02 * largest)
     return InParts(room, 4 * threads * _chunk_bytes(header, source))
 

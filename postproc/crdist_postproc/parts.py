@@ -22,7 +22,7 @@ from crdist_postproc.kernels.field import N_PADDED, Field, ValueSpace, ring_rows
 from crdist_postproc.kernels.gather import POINTWISE, Splitting
 from crdist_postproc.kernels.locate import TILE
 from crdist_postproc.reach import Lattice, Reach
-from crdist_postproc.sparse import Chunks, committed_bytes, committed_bytes_by_shell, fill_sparsely
+from crdist_postproc.sparse import Chunks, committed_bytes, committed_bytes_in_slabs, fill_sparsely
 
 __all__ = ["EXACT_POINTS", "SUMMED_TOGETHER", "ChunkReader", "FieldInParts", "Part", "Room", "Samples"]
 
@@ -172,11 +172,11 @@ class FieldInParts:
             at = first + k_first
             most = self.most_chunks if halves else None
             wanted = self.reached(lattice.part(bounds), starts[rows], step, at, most, splits)
-            n_bytes, shells_first = self.bytes_of(wanted)
+            n_bytes, in_slabs = self.bytes_of(wanted)
             if halves and n_bytes > self.memory_bytes:
                 waiting.extend(reversed(halves))
             elif wanted.any():
-                yield from self._part(wanted, rows, at, k_stop - k_first, n_bytes, shells_first)
+                yield from self._part(wanted, rows, at, k_stop - k_first, n_bytes, in_slabs)
 
     def row_parts(self, starts: Floats, step: Floats, n: int, first: int = 0) -> Iterator[Part]:
         """Cut rows of points, wherever they lie, into groups that follow one another.
@@ -198,7 +198,7 @@ class FieldInParts:
             whole, count, at = end - begin > 1, k_stop - k_first, first + k_first
             rows, most = slice(begin, end), self.most_chunks if whole or count > 1 else None
             wanted = self.reach.chunks_of_rows(self.template, starts[rows], step, count, at, most)
-            n_bytes, shells_first = self.bytes_of(wanted)
+            n_bytes, in_slabs = self.bytes_of(wanted)
             if n_bytes > self.memory_bytes and whole:
                 middle = (begin + end) // 2
                 waiting += [(middle, end, k_first, k_stop), (begin, middle, k_first, k_stop)]
@@ -207,7 +207,7 @@ class FieldInParts:
                 middle = k_first + max(grain, count // 2 // grain * grain)
                 waiting += [(begin, end, middle, k_stop), (begin, end, k_first, middle)]
             elif wanted.any():
-                yield from self._part(wanted, rows, at, count, n_bytes, shells_first)
+                yield from self._part(wanted, rows, at, count, n_bytes, in_slabs)
 
     def pixel_parts(self, rows: npt.NDArray[np.integer], shells: slice) -> Iterator[Part]:
         """Cut a list of pixels into groups that follow one another.
@@ -281,16 +281,16 @@ class FieldInParts:
         return int(self.memory_bytes // (4 * int(smallest) * self.n_padded))
 
     def bytes_of(self, wanted: npt.NDArray[np.bool_]) -> tuple[int, bool]:
-        """Memory of a field with some chunks filled in, and whether that is with the pixels of a shell together."""
+        """Memory of a field with some chunks filled in, and whether that is in slabs of shells."""
         by_pixel = committed_bytes(wanted, self.chunks, self.n_padded)
         # pixels together are quicker to read, and nearly always as good
         if by_pixel <= self.memory_bytes:
             return by_pixel, False
-        by_shell = committed_bytes_by_shell(wanted, self.chunks, self.n_padded, self.reach.chunk_of_row)
-        return min((by_pixel, False), (by_shell, True))
+        by_slab = committed_bytes_in_slabs(wanted, self.chunks, self.n_padded, self.reach.chunk_of_row)
+        return min((by_pixel, False), (by_slab, True))
 
-    def filled(self, wanted: npt.NDArray[np.bool_], *, shells_first: bool = False) -> Field:
-        """A field with some chunks filled in; ``shells_first`` as for `fill_sparsely`.
+    def filled(self, wanted: npt.NDArray[np.bool_], *, in_slabs: bool = False) -> Field:
+        """A field with some chunks filled in; ``in_slabs`` as for `fill_sparsely`.
 
         Raises
         ------
@@ -314,7 +314,7 @@ class FieldInParts:
                 read,
                 self.value_space,
                 elsewhere=self.elsewhere,
-                shells_first=shells_first,
+                in_slabs=in_slabs,
             )
         except GridError as error:
             if not self.name:
@@ -328,10 +328,10 @@ class FieldInParts:
         first: int,
         n: int,
         n_bytes: int,
-        shells_first: bool,
+        in_slabs: bool,
     ) -> Iterator[Part]:
         with nullcontext() if self.room is None else self.room.taking(n_bytes):
-            part = Part(rows, first, n, self.filled(wanted, shells_first=shells_first))
+            part = Part(rows, first, n, self.filled(wanted, in_slabs=in_slabs))
             yield part
             # whoever still holds the part must not hold its memory
             del part.field

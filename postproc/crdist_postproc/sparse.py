@@ -16,7 +16,7 @@ import numpy.typing as npt
 from crdist.errors import PlanTooLargeError
 from crdist_postproc.kernels.field import N_PADDED, Field, ValueSpace, normalise
 
-__all__ = ["Chunks", "committed_bytes", "committed_bytes_by_shell", "fill_sparsely", "reserve"]
+__all__ = ["Chunks", "committed_bytes", "committed_bytes_in_slabs", "fill_sparsely", "reserve"]
 
 PAGE = mmap.PAGESIZE
 MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
@@ -39,6 +39,15 @@ class Chunks:
     def __init__(self, pixel_chunks: tuple[int, ...], shell_chunks: tuple[int, ...]) -> None:
         self.pixels: Bounds = np.concatenate([[0], np.cumsum(pixel_chunks)])
         self.shells: Bounds = np.concatenate([[0], np.cumsum(shell_chunks)])
+
+    @property
+    def slab(self) -> int:
+        """Shells in a slab: a chunk, where those are of one size."""
+        return int(self.shells[1])
+
+    def slabs_of(self, chunk: int) -> range:
+        """The slabs that hold a chunk along shell."""
+        return range(int(self.shells[chunk]) // self.slab, -(-int(self.shells[chunk + 1]) // self.slab))
 
     def window(self, wanted: npt.NDArray[np.bool_]) -> slice:
         """The shells from the first to the last of some chunks."""
@@ -74,10 +83,10 @@ def committed_bytes(wanted: npt.NDArray[np.bool_], chunks: Chunks, n_padded: int
     return int(n_pixel @ per_pixel + rings.sum() * PAGE) + first_page
 
 
-def committed_bytes_by_shell(
+def committed_bytes_in_slabs(
     wanted: npt.NDArray[np.bool_], chunks: Chunks, n_padded: int, chunk_of_row: npt.NDArray[np.int64]
 ) -> int:
-    """The same where all pixels of a shell lie together: less where much of the sky is read in few shells.
+    """The same where shells lie in slabs, as `Chunks.slab` has them: less where most of the sky is read in few shells.
 
     Parameters
     ----------
@@ -87,13 +96,13 @@ def committed_bytes_by_shell(
         Chunk along pixel that holds each pixel, in RING order.
     """
     total = 0
-    whole = 4 * n_padded * chunk_of_row.size + PAGE
+    per_pixel = 4 * n_padded * chunks.slab
     for shell_chunk in np.flatnonzero(wanted.any(axis=0)).tolist():
         pixels = wanted[chunk_of_row, shell_chunk]
         runs = np.count_nonzero(pixels[1:] & ~pixels[:-1]) + int(pixels[0])
-        n_shell = int(chunks.shells[shell_chunk + 1] - chunks.shells[shell_chunk])
-        n_bytes = int(4 * n_padded * np.count_nonzero(pixels) + 2 * PAGE * runs)
-        total += n_shell * min(n_bytes, whole)
+        n_bytes = int(per_pixel * np.count_nonzero(pixels) + 2 * PAGE * runs)
+        n_slab = len(chunks.slabs_of(shell_chunk))
+        total += n_slab * min(n_bytes, per_pixel * chunk_of_row.size + PAGE)
     return total
 
 
@@ -107,7 +116,7 @@ def fill_sparsely(
     value_space: ValueSpace,
     *,
     elsewhere: float | None = None,
-    shells_first: bool = False,
+    in_slabs: bool = False,
 ) -> Field:
     """A field with some chunks filled in.
 
@@ -128,8 +137,8 @@ def fill_sparsely(
     elsewhere : float, optional
         Put this where nothing is filled in, and take memory for all of it, shells that no chunk holds among them:
         NaN shows whatever reads there.
-    shells_first : bool
-        Put the pixels of a shell together, not the shells of a pixel.
+    in_slabs : bool
+        Put the shells of a slab together, pixel after pixel, not all shells of a pixel.
 
     Raises
     ------
@@ -140,27 +149,30 @@ def fill_sparsely(
     """
     n_padded = int(template.layout[N_PADDED])
     window = chunks.window(wanted) if elsewhere is None else slice(0, int(chunks.shells[-1]))
-    if shells_first:
+    if in_slabs:
         # addresses cost nothing
-        window = slice(0, window.stop)
+        window = slice(0, -(-window.stop // chunks.slab) * chunks.slab)
     n_room = max(window.stop - window.start, 1)
     # As the kernels count shells from the first one of the grid, the window begins that much behind the values' start.
     cells = reserve((n_pixel * n_room + window.start) * n_padded).reshape(-1, n_padded)
     if elsewhere is not None:
         cells[:] = elsewhere
-    if shells_first:
-        inside = cells.reshape(n_room, n_pixel, n_padded).transpose(1, 0, 2)
-    else:
-        inside = cells[window.start :].reshape(n_pixel, n_room, n_padded)
+    slab = chunks.slab if in_slabs else n_room
+    inside = cells[window.start :].reshape(-1, n_pixel, slab, n_padded)
     for pixel_chunk, shell_chunk in np.argwhere(wanted).tolist():
         # a copy: what is read may be somebody's array
         part = np.array(read(pixel_chunk, shell_chunk), dtype=np.float32, order="C")
         normalise(part, template.n_sample, value_space)
-        first, last = chunks.shells[shell_chunk : shell_chunk + 2] - window.start
+        first, last = (chunks.shells[shell_chunk : shell_chunk + 2] - window.start).tolist()
         rows = rows_of(pixel_chunk)
-        inside[rows, first:last, : template.n_sample] = part
-        inside[rows, first:last, template.n_sample :] = 0.0
-    return template.over(cells[: n_pixel * n_room].reshape(n_pixel, n_room, n_padded), shells_first=shells_first)
+        for number in range(first // slab, -(-last // slab)):
+            start, stop = max(first, number * slab), min(last, (number + 1) * slab)
+            here = inside[number, :, start - number * slab : stop - number * slab]
+            here[rows, :, : template.n_sample] = part[:, start - first : stop - first]
+            here[rows, :, template.n_sample :] = 0.0
+    return template.over(
+        cells[: n_pixel * n_room].reshape(n_pixel, n_room, n_padded), slab=chunks.slab if in_slabs else 0
+    )
 
 
 def reserve(n_value: int) -> npt.NDArray[np.float32]:

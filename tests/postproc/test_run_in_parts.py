@@ -21,7 +21,7 @@ from crdist_postproc.plan import Workers, parse_bytes, plan_run
 from crdist_postproc.recipe import Recipe
 from crdist_postproc.run import execute, run_products
 from crdist_postproc.source import InParts, drop_fields, load_field
-from crdist_postproc.sparse import Chunks, committed_bytes, committed_bytes_by_shell, fill_sparsely
+from crdist_postproc.sparse import Chunks, committed_bytes, committed_bytes_in_slabs, fill_sparsely
 from crdist_postproc.stored_chunks import StoredChunks
 from galaxies import smooth_samples, write_posterior
 from resident import linux_only, resident_bytes
@@ -155,12 +155,12 @@ def test_parts_take_no_more_than_they_are_counted_for(posterior, monkeypatch):
     def fill(template, wanted, chunks, *arguments, **options):
         field = fill_sparsely(template, wanted, chunks, *arguments, **options)
         n_padded = field.values.shape[2]
-        if options["shells_first"]:
-            counted = committed_bytes_by_shell(wanted, chunks, n_padded, samples.reach.chunk_of_row)
+        if options["in_slabs"]:
+            counted = committed_bytes_in_slabs(wanted, chunks, n_padded, samples.reach.chunk_of_row)
         else:
             counted = committed_bytes(wanted, chunks, n_padded)
         taken.append((resident_bytes(field.values), counted))
-        ways.add(options["shells_first"])
+        ways.add(options["in_slabs"])
         return field
 
     monkeypatch.setattr(parts, "fill_sparsely", fill)

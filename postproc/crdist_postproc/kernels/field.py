@@ -30,6 +30,11 @@ UNIFORM_TOLERANCE = 1e-9
 NSIDE, N_SHELL, N_PADDED, N_KNOT, LAST_KNOT, SHELL_TABLE, LOOKUP, N_BIN, UNIFORM, NEAREST, EXTEND, LOG = range(12)
 PER_PIXEL, PER_SHELL = 12, 13
 """Bytes from a pixel to the next, and from a shell to the next."""
+SLAB, BEYOND = 14, 15
+"""Shells in a slab, within which that holds, and how many bytes more it is from the last shell of one to the next."""
+
+ONE_SLAB = 1 << 40
+"""More shells than there are."""
 # Places in Field.radial
 FIRST_KNOT, PER_UNIT, R2_INNER, R2_OUTER = range(4)
 
@@ -121,7 +126,8 @@ class Field:
             per_unit = (knots.size - 1) / (knots[-1] - knots[0])
         # the last shell from which one interpolates, or that may hold a point
         last_knot = knots.size - 1 if method == "nearest" else max(knots.size - 2, 0)
-        layout = np.zeros(14, dtype=np.int64)
+        layout = np.zeros(16, dtype=np.int64)
+        layout[SLAB] = ONE_SLAB
         layout[[PER_PIXEL, PER_SHELL]] = 4 * values.shape[2] * grid.n_shell, 4 * values.shape[2]
         layout[[NSIDE, N_SHELL, N_PADDED]] = grid.nside, grid.n_shell, values.shape[2]
         layout[[N_KNOT, LAST_KNOT, N_BIN]] = knots.size, last_knot, lookup.size
@@ -141,7 +147,7 @@ class Field:
             radial=np.array([knots[0], per_unit, grid.edges[0] ** 2, grid.edges[-1] ** 2]),
         )
 
-    def over(self, values: npt.NDArray[np.float32], *, shells_first: bool = False) -> Field:
+    def over(self, values: npt.NDArray[np.float32], *, slab: int = 0) -> Field:
         """The same field over other values, which `normalise` has seen.
 
         Parameters
@@ -150,17 +156,18 @@ class Field:
             The samples of pixel i at shell j start (i n_room + j) n_padded values behind the first one. With room for
             fewer shells than there are, the first shells of a pixel lie where the last ones of the pixel before would:
             a window of shells, all others of which nothing reads.
-        shells_first : bool
-            The samples of pixel i at shell j start (j n_pixel + i) n_padded values behind the first one instead. Only
-            the kernels along rows can read such a field.
+        slab : int
+            If not 0, ``values`` are the slabs of so many shells each, one after the other, and n_room is a whole number
+            of slabs: the samples start ((j // slab n_pixel + i) slab + j % slab) n_padded values behind the first one
+            instead. Only the kernels along rows can read such a field.
         """
         n_pixel, n_room, n_padded = values.shape
         layout = self.layout.copy()
         layout[N_SHELL] = n_room
         per_cell = 4 * n_padded
-        layout[[PER_PIXEL, PER_SHELL]] = (
-            (per_cell, n_pixel * per_cell) if shells_first else (n_room * per_cell, per_cell)
-        )
+        layout[[PER_PIXEL, PER_SHELL]] = (slab or n_room) * per_cell, per_cell
+        if slab:
+            layout[[SLAB, BEYOND]] = slab, (n_pixel - 1) * slab * per_cell
         return replace(self, values=values, layout=layout)
 
 

@@ -17,6 +17,7 @@ from numba import njit
 
 from crdist_postproc.kernels.approx import FASTMATH, UNCOUNTED, angle_of_half, log, sin_small, whole
 from crdist_postproc.kernels.field import (
+    BEYOND,
     EXTEND,
     FIRST_KNOT,
     LAST_KNOT,
@@ -31,6 +32,7 @@ from crdist_postproc.kernels.field import (
     R2_INNER,
     R2_OUTER,
     SHELL_TABLE,
+    SLAB,
     UNIFORM,
 )
 from crdist_postproc.kernels.lanes import prefer_wide_vectors
@@ -171,8 +173,10 @@ def _neighbour_pixels(tables, layout, scratch, places, weights):
     nside = np.float64(layout[NSIDE])
     n_ring = 4.0 * nside
     n_pixel = 12.0 * nside * nside
-    per_shell = layout[PER_SHELL]
+    per_shell, to_slab = np.float64(layout[PER_SHELL]), np.float64(layout[BEYOND])
     per_pixel = np.float64(layout[PER_PIXEL])
+    # half a shell keeps quotients of whole numbers away from the next one
+    per_slab = 1.0 / np.float64(layout[SLAB])
     # 3. Colatitude of the ring north of the point and inverse distance to the next. A rounding error may choose the
     # neighbouring pair; interpolation is continuous there.
     last = n_ring - 1.0
@@ -197,9 +201,12 @@ def _neighbour_pixels(tables, layout, scratch, places, weights):
         shell = scratch[SHELL * TILE + k]
         up = scratch[FRACTION * TILE + k]
         # Where one shell alone counts, the other must not be read: it may be masked, and 0 x NaN is NaN.
-        only = (shell + 1.0 if up == 1.0 else max(shell, 0.0)) * per_shell
-        following = np.int64(0) if up == 0.0 or up == 1.0 else per_shell
-        places[FOLLOWING * TILE + k] = np.int64(-1) if shell < 0.0 else following
+        here = shell + 1.0 if up == 1.0 else max(shell, 0.0)
+        slab = np.floor((here + 0.5) * per_slab)
+        only = here * per_shell + slab * to_slab
+        step = per_shell + (np.floor((here + 1.5) * per_slab) - slab) * to_slab
+        step = 0.0 if up == 0.0 or up == 1.0 else step
+        places[FOLLOWING * TILE + k] = np.int64(-1) if shell < 0.0 else whole(step)
         weights[4 * TILE + k] = 1.0 - up
         weights[5 * TILE + k] = up
         # first pixel of the ring
@@ -240,6 +247,7 @@ def _nearest_pixels(layout, scratch, places, weights):
     # The pixel that contains the point: Gorski et al. 2005, ApJ 622, 759, section 5.2.
     nside = layout[NSIDE]
     per_shell, per_pixel = layout[PER_SHELL], layout[PER_PIXEL]
+    slab, to_slab = layout[SLAB], layout[BEYOND]
     for k in range(TILE):
         cos = math.cos(scratch[COLATITUDE * TILE + k])
         quarters = 4.0 * scratch[TURN * TILE + k]
@@ -267,7 +275,7 @@ def _nearest_pixels(layout, scratch, places, weights):
         shell = np.int64(scratch[SHELL * TILE + k])
         places[FOLLOWING * TILE + k] = min(shell, 0)
         for side in range(4):
-            places[side * TILE + k] = pixel * per_pixel + shell * per_shell
+            places[side * TILE + k] = pixel * per_pixel + shell * per_shell + shell // slab * to_slab
             weights[side * TILE + k] = 0.25
         weights[4 * TILE + k] = 1.0
         weights[5 * TILE + k] = 0.0
